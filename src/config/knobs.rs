@@ -1,0 +1,355 @@
+//! The one table of knobs: [`Config`], its defaults, `--help`, the three sources and tuning.md all follow from it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::kinds::{Address, Choice, Count, InvalidValue, Kind, Named, Size, Switch, Time};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A knob: its names, its bounds, and the way to its field in [`Config`].
+#[derive(Debug)]
+pub struct Knob {
+    /// The file's key, the heading in tuning.md, and the field of [`Config`]; snake_case.
+    pub name: &'static str,
+    /// The heading under which it is shown.
+    pub group: Group,
+    /// What it does, in a sentence or two.
+    pub help: &'static str,
+    /// The kind of its values as it follows "is not", as in `a duration`.
+    pub noun: &'static str,
+    /// How a value may look; empty where the range says it all.
+    pub example: &'static str,
+    /// What `--help` shows in place of a value.
+    pub placeholder: &'static str,
+    /// Whether the file writes its values in quotes.
+    pub quoted: bool,
+    /// Whether the flag alone means `true`.
+    pub is_switch: bool,
+    /// The values that are allowed, in words.
+    pub range: fn() -> String,
+    /// Reads a value into its field.
+    pub set: fn(&mut Config, &str) -> Result<(), InvalidValue>,
+    /// Writes its field's value as `set` reads it.
+    pub print: fn(&Config) -> String,
+}
+
+impl Knob {
+    /// Its flag without the dashes in front, as in `heartbeat-timeout`.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// Its environment variable, as in `ROLLCALL_HEARTBEAT_TIMEOUT`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name.to_uppercase())
+    }
+
+    /// Its default, as the sources would write it.
+    pub fn default(&self) -> String {
+        (self.print)(&DEFAULTS)
+    }
+}
+
+/// What the names of all environment variables of Rollcall begin with.
+pub const VARIABLE_PREFIX: &str = "ROLLCALL_";
+
+/// The headings under which knobs are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Listeners and their sockets.
+    Network,
+    /// Who counts as alive, and for how long.
+    StayingAlive,
+    /// What one connection, or all together, may take.
+    Limits,
+    /// Threads and what each does in one turn of its loop.
+    Shards,
+    /// How connections and the process end.
+    Shutdown,
+    /// What is logged, and how.
+    Logs,
+}
+
+impl Group {
+    /// The heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Network => "Network",
+            Self::StayingAlive => "Staying alive",
+            Self::Limits => "Limits",
+            Self::Shards => "Shards and turns",
+            Self::Shutdown => "Shutdown",
+            Self::Logs => "Logs",
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+impl Named for LogFormat {
+    const ALL: &'static [Self] = &[Self::Text, Self::Json];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The least important lines that are still logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What needs an operator.
+    Error,
+    /// What an operator should look at some day.
+    Warn,
+    /// Starts, stops and settings.
+    Info,
+    /// What helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Named for LogLevel {
+    const ALL: &'static [Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+const fn time(min: Duration, max: Duration) -> Time {
+    Time { min, max, or_zero: false }
+}
+
+const fn time_or_zero(min: Duration, max: Duration) -> Time {
+    Time { min, max, or_zero: true }
+}
+
+const fn count(min: usize, max: usize) -> Count {
+    Count { min, max }
+}
+
+const fn size(min: usize, max: usize) -> Size {
+    Size { min, max }
+}
+
+/// Makes [`Config`], its defaults and [`KNOBS`] of one list. A knob's doc comment is its help text.
+macro_rules! knobs {
+    ($(
+        $group:ident {
+            $( $(#[doc = $help:literal])+ $name:ident: $kind:ty = $bounds:expr, $default:expr; )+
+        }
+    )+) => {
+        /// The value in force of every knob. Made by [`crate::config::resolve`], or [`Config::default`] in tests.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Config {
+            $($( $(#[doc = $help])+ pub $name: <$kind as Kind>::Value, )+)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($( $name: $default, )+)+ }
+            }
+        }
+
+        /// Every knob, group by group in the order in which they are shown.
+        pub static KNOBS: &[Knob] = &[$($(
+            Knob {
+                name: stringify!($name),
+                group: Group::$group,
+                help: concat!($($help),+).trim_ascii(),
+                noun: <$kind as Kind>::NOUN,
+                example: <$kind as Kind>::EXAMPLE,
+                placeholder: <$kind as Kind>::PLACEHOLDER,
+                quoted: <$kind as Kind>::QUOTED,
+                is_switch: <$kind as Kind>::IS_SWITCH,
+                range: || { let kind: $kind = $bounds; kind.range() },
+                set: |config, text| {
+                    let kind: $kind = $bounds;
+                    config.$name = kind.parse(text)?;
+                    Ok(())
+                },
+                print: |config| { let kind: $kind = $bounds; kind.print(&config.$name) },
+            },
+        )+)+];
+    };
+}
+
+static DEFAULTS: LazyLock<Config> = LazyLock::new(Config::default);
+
+knobs! {
+    Network {
+        /// Address of the WebSocket port. The default takes IPv4 and IPv6; port 0 lets the kernel choose.
+        listen: Address = Address, SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 3000);
+        /// Address of the control port: health, metrics. It has no password, so keep it where only operators reach it.
+        control_listen: Address = Address, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+        /// Connections that may wait in each listener's queue to be accepted; the kernel caps it at net.core.somaxconn.
+        backlog: Count = count(1, 65_535), 4096;
+        /// Send answers at once instead of waiting to fill a packet (TCP_NODELAY).
+        tcp_nodelay: Switch = Switch, true;
+    }
+    StayingAlive {
+        /// A connection without a complete message for so long is ended with 4408; 0 turns it off.
+        heartbeat_timeout: Time = time_or_zero(SECOND, DAY), Duration::from_secs(75);
+        /// The shortest heartbeat timeout that a client may ask for; shorter wishes are moved to it.
+        heartbeat_timeout_min: Time = time(SECOND, DAY), Duration::from_secs(5);
+        /// The longest heartbeat timeout that a client may ask for; longer wishes are moved to it.
+        heartbeat_timeout_max: Time = time(SECOND, DAY), Duration::from_secs(600);
+        /// A connection from which nothing at all came for so long is sent a Ping; 0 turns it off.
+        probe_after: Time = time_or_zero(Duration::from_millis(100), DAY), Duration::from_secs(45);
+        /// How long after that Ping something must have arrived, or the connection is ended with 4408.
+        probe_timeout: Time = time(Duration::from_millis(100), HOUR), Duration::from_secs(10);
+        /// The shortest wait before coming back that clients are told for ends that nobody announced.
+        reconnect_min: Time = time(Duration::ZERO, HOUR), Duration::from_secs(1);
+        /// The longest such wait; each client chooses at random between the two.
+        reconnect_max: Time = time(Duration::ZERO, HOUR), Duration::from_secs(5);
+    }
+    Limits {
+        /// Connections of the whole process, above which new ones get 503; 0 for as many as descriptors allow.
+        max_connections: Count = count(0, 1_000_000_000), 0;
+        /// The largest message that a client may send; a larger one ends its connection with 1009.
+        max_message: Size = size(KIB, 16 * MIB), 64 * KIB;
+        /// Frames into which one message may be cut.
+        max_frames: Count = count(1, 1_048_576), 256;
+        /// Bytes that may wait for one connection's socket; while more wait, nothing more is read from it.
+        send_queue: Size = size(4 * KIB, 16 * MIB), 64 * KIB;
+        /// Time from accepting a connection to the end of its HTTP request.
+        handshake_timeout: Time = time(Duration::from_millis(100), Duration::from_secs(300)), Duration::from_secs(10);
+        /// Time from a message's first byte to its last.
+        message_timeout: Time = time(Duration::from_millis(100), HOUR), Duration::from_secs(30);
+        /// A connection that takes no byte for so long while something waits for it is ended.
+        send_timeout: Time = time(Duration::from_millis(100), HOUR), Duration::from_secs(60);
+    }
+    Shards {
+        /// Threads that serve connections; 0 for one per core that this process may use.
+        shards: Count = count(0, 1024), 0;
+        /// Pin each shard's thread to one core.
+        pin: Switch = Switch, true;
+        /// Give each shard a descriptor table of its own (Linux), so that the limit per process holds per shard.
+        own_descriptor_tables: Switch = Switch, true;
+        /// Events that one poll may return.
+        event_batch: Count = count(1, 65_536), 1024;
+        /// The buffer into which a shard reads, one for all its connections.
+        read_buffer: Size = size(4 * KIB, MIB), 64 * KIB;
+        /// Batches of messages from other threads that may wait for a shard.
+        inbox_capacity: Count = count(16, 1_048_576), 1024;
+        /// Connections that a shard accepts in one turn of its loop.
+        turn_accepts: Count = count(1, 65_536), 64;
+        /// Messages of one connection that a shard handles in one turn of its loop.
+        turn_messages: Count = count(1, 65_536), 256;
+        /// The grain of all timeouts: they are noticed up to so much late.
+        timer_tick: Time = time(Duration::from_millis(10), SECOND), Duration::from_millis(100);
+    }
+    Shutdown {
+        /// How long SIGTERM waits for connections to end before the process does; 0 ends at once.
+        drain_timeout: Time = time(Duration::ZERO, HOUR), Duration::from_secs(10);
+        /// How long a closed connection may take to answer with its own close before its socket is closed.
+        close_timeout: Time = time(Duration::from_millis(100), MINUTE), Duration::from_secs(2);
+    }
+    Logs {
+        /// How log lines are written.
+        log_format: Choice<LogFormat> = Choice::any(), LogFormat::Text;
+        /// The least important lines that are still logged.
+        log_level: Choice<LogLevel> = Choice::any(), LogLevel::Info;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names: HashSet<&str> = KNOBS.iter().map(|knob| knob.name).collect();
+        assert_eq!(names.len(), KNOBS.len());
+    }
+
+    #[test]
+    fn every_default_lies_in_its_own_range_and_reads_as_itself() {
+        for knob in KNOBS {
+            let mut config = Config::default();
+            assert_eq!((knob.set)(&mut config, &knob.default()), Ok(()), "{}", knob.name);
+            assert_eq!(config, Config::default(), "{}", knob.name);
+        }
+    }
+
+    #[test]
+    fn each_kind_tells_what_is_malformed_from_what_is_out_of_range() {
+        use InvalidValue::{Malformed, OutOfRange};
+        let cases: [(&str, &str, Result<(), InvalidValue>); 35] = [
+            ("listen", "127.0.0.1:0", Ok(())),
+            ("listen", "localhost:3000", Err(Malformed)),
+            ("listen", "3000", Err(Malformed)),
+            ("listen", "[::]:65536", Err(Malformed)),
+            ("pin", "false", Ok(())),
+            ("pin", "yes", Err(Malformed)),
+            ("backlog", "1", Ok(())),
+            ("backlog", "65535", Ok(())),
+            ("backlog", "0", Err(OutOfRange)),
+            ("backlog", "65536", Err(OutOfRange)),
+            ("backlog", "-1", Err(OutOfRange)),
+            ("backlog", "99999999999999999999", Err(OutOfRange)),
+            ("backlog", "1e3", Err(Malformed)),
+            ("backlog", "-", Err(Malformed)),
+            ("max_message", "1KiB", Ok(())),
+            ("max_message", "16777216", Ok(())),
+            ("max_message", "1023B", Err(OutOfRange)),
+            ("max_message", "16777217", Err(OutOfRange)),
+            ("max_message", "99999999999999999999MiB", Err(OutOfRange)),
+            ("max_message", "64KB", Err(Malformed)),
+            ("heartbeat_timeout", "0", Ok(())),
+            ("heartbeat_timeout", "1s", Ok(())),
+            ("heartbeat_timeout", "1d", Ok(())),
+            ("heartbeat_timeout", "999ms", Err(OutOfRange)),
+            ("heartbeat_timeout", "86400001ms", Err(OutOfRange)),
+            ("heartbeat_timeout", "75", Err(Malformed)),
+            ("heartbeat_timeout_min", "0", Err(OutOfRange)),
+            ("probe_after", "0s", Ok(())),
+            ("drain_timeout", "0", Ok(())),
+            ("reconnect_min", "0ms", Ok(())),
+            ("log_format", "json", Ok(())),
+            ("log_format", "xml", Err(Malformed)),
+            ("log_level", "trace", Ok(())),
+            ("log_level", "INFO", Err(Malformed)),
+            ("log_level", "", Err(Malformed)),
+        ];
+        for (name, text, expected) in cases {
+            let knob = KNOBS.iter().find(|knob| knob.name == name).unwrap();
+            assert_eq!((knob.set)(&mut Config::default(), text), expected, "{name} = {text}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_leaves_the_field_as_it_was() {
+        let mut config = Config::default();
+        for knob in KNOBS {
+            assert!((knob.set)(&mut config, "nonsense").is_err(), "{}", knob.name);
+        }
+        assert_eq!(config, Config::default());
+    }
+}

@@ -1,0 +1,35 @@
+//! The binary: arguments, subcommand, exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use rollcall::cli::{self, Command};
+use rollcall::server;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1), std::env::vars_os()) {
+        Ok(Command::Serve { print: Some(text), .. }) => {
+            // Whoever reads may have gone away; that is no fault to speak of.
+            let _ = write!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Serve { config, print: None }) => match server::run(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Ok(Command::Load(_)) => fail(&anyhow::anyhow!("the load generator is not part of this build")),
+        Err(error) => {
+            let _ = if error.exit_code() == 0 {
+                writeln!(std::io::stdout(), "{error}")
+            } else {
+                writeln!(std::io::stderr(), "{error}")
+            };
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "rollcall: {error:#}");
+    ExitCode::FAILURE
+}

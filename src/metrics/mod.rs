@@ -1,0 +1,147 @@
+//! What the server counts about itself: the cells of one shard, and the names under which the sums are told.
+
+pub mod cell;
+pub mod names;
+
+use cell::{BUCKETS, Counter, Gauge, Histogram};
+
+use crate::protocol::close::CLOSE_CODES;
+use crate::protocol::error::{ERROR_CODES, REFUSALS};
+
+/// Bounds of message sizes, in bytes: 64 (a heartbeat is about that) to 1 MiB and beyond.
+static SIZE_BOUNDS_BYTES: [u64; BUCKETS] = [
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    1 << 10,
+    1 << 11,
+    1 << 12,
+    1 << 13,
+    1 << 14,
+    1 << 15,
+    1 << 16,
+    1 << 18,
+    1 << 20,
+    1 << 24,
+];
+
+/// Bounds of latencies and turn times, in nanoseconds: 10 µs to 1 s.
+static TIME_BOUNDS_NS: [u64; BUCKETS] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// Types of messages from clients, as `rollcall_messages_received_total{type}` tells them.
+pub const RECEIVED_TYPES: [&str; 4] = ["HEARTBEAT", "PRESENCE_UPDATE", "DISCONNECT", "invalid"];
+
+/// Types of messages to clients, as `rollcall_messages_sent_total{type}` tells them.
+pub const SENT_TYPES: [&str; 4] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR"];
+
+/// Why an open connection ended without a closing handshake,
+/// as `rollcall_connections_dropped_total{reason}` tells them.
+pub const DROP_REASONS: [&str; 2] = ["send_timeout", "peer_reset"];
+
+/// Everything one shard counts. Written by that shard's thread alone, read by control.
+///
+/// The alignment keeps two shards' cells out of each other's cache lines (128: the prefetcher pulls pairs).
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    /// Connections that were answered CONNECT.
+    pub connections_total: Counter,
+    /// Of those, the ones that have not ended.
+    pub connections_current: Gauge,
+    /// Sockets held, whatever they wait for: what `max_connections` is held against.
+    pub sockets_current: Gauge,
+    /// Users of this shard's partition with at least one open connection.
+    pub users_current: Gauge,
+    /// Those users by what they are, in the order of [`crate::protocol::status::Status::ALL`].
+    pub users_by_status: [Gauge; 3],
+    /// Messages from clients, by [`RECEIVED_TYPES`].
+    pub received: [Counter; RECEIVED_TYPES.len()],
+    /// Messages to clients, by [`SENT_TYPES`].
+    pub sent: [Counter; SENT_TYPES.len()],
+    /// Whatever got an ERROR or an abnormal close.
+    pub errors_total: Counter,
+    /// ERROR messages by code, in the order of [`ERROR_CODES`].
+    pub errors: [Counter; ERROR_CODES.len()],
+    /// WebSocket closes by the code that was sent (or echoed), in the order of [`CLOSE_CODES`]; the last
+    /// cell is for every other code that a peer chose.
+    pub closes: [Counter; CLOSE_CODES.len() + 1],
+    /// Requests that were not upgraded, in the order of [`REFUSALS`].
+    pub refusals: [Counter; REFUSALS.len()],
+    /// Connections ended without a closing handshake, by [`DROP_REASONS`].
+    pub drops: [Counter; DROP_REASONS.len()],
+    /// Plain HTTP requests handed to control.
+    pub http_requests_total: Counter,
+    /// Pings sent to connections on which nothing had arrived.
+    pub probes_total: Counter,
+    /// Bytes read from sockets.
+    pub bytes_received_total: Counter,
+    /// Bytes that sockets took.
+    pub bytes_sent_total: Counter,
+    /// Bytes that wait for sockets.
+    pub queued_bytes: Gauge,
+    /// Messages in the inbox when it was last emptied.
+    pub inbox_depth: Gauge,
+    /// Panics caught while one connection's input was handled.
+    pub panics_total: Counter,
+    /// Times that accept found no descriptor (EMFILE, ENFILE).
+    pub accept_descriptors_exhausted_total: Counter,
+    /// Payload bytes of messages from clients.
+    pub message_size_bytes: Histogram,
+    /// Nanoseconds from the read that completed a message to the write that took its answer.
+    pub latency_ns: Histogram,
+    /// Wall nanoseconds from poll's return to the end of the turn.
+    pub turn_ns: Histogram,
+    /// Unix milliseconds at which the present turn began; 0 while asleep in poll.
+    pub turn_began_ms: Gauge,
+}
+
+impl Default for ShardMetrics {
+    fn default() -> Self {
+        Self {
+            connections_total: Counter::default(),
+            connections_current: Gauge::default(),
+            sockets_current: Gauge::default(),
+            users_current: Gauge::default(),
+            users_by_status: Default::default(),
+            received: Default::default(),
+            sent: Default::default(),
+            errors_total: Counter::default(),
+            errors: Default::default(),
+            closes: Default::default(),
+            refusals: Default::default(),
+            drops: Default::default(),
+            http_requests_total: Counter::default(),
+            probes_total: Counter::default(),
+            bytes_received_total: Counter::default(),
+            bytes_sent_total: Counter::default(),
+            queued_bytes: Gauge::default(),
+            inbox_depth: Gauge::default(),
+            panics_total: Counter::default(),
+            accept_descriptors_exhausted_total: Counter::default(),
+            message_size_bytes: Histogram::new(&SIZE_BOUNDS_BYTES),
+            latency_ns: Histogram::new(&TIME_BOUNDS_NS),
+            turn_ns: Histogram::new(&TIME_BOUNDS_NS),
+            turn_began_ms: Gauge::default(),
+        }
+    }
+}

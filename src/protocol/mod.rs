@@ -1,0 +1,14 @@
+//! Bytes ↔ HTTP upgrade ↔ frames ↔ typed messages. Sans-IO: no sockets, no clocks, no threads.
+
+pub mod assembly;
+pub mod close;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod message;
+pub mod plain;
+pub mod query;
+pub mod session_id;
+pub mod status;
+pub mod timestamp;
+pub mod user_id;

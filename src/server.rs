@@ -1,0 +1,412 @@
+//! Config → threads → run → drain.
+
+use std::any::Any;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, anyhow};
+use aws_lc_rs::rand;
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use mio::{Poll, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::config::{Config, LogFormat, Named};
+use crate::control::health::{Lifecycle, Stage};
+use crate::control::{self, ControlMessage, ControlParts};
+use crate::metrics::ShardMetrics;
+use crate::presence::change::UserHasher;
+use crate::protocol::session_id::SessionIds;
+use crate::shard::core::{Application, Core, Limits};
+use crate::shard::driver::clock::Clock;
+use crate::shard::driver::inbox::{Address, ControlOrder, Inbox, inbox};
+use crate::shard::driver::listener::{ListenOptions, Listener, claim};
+use crate::shard::driver::socket::Socket;
+use crate::shard::driver::{self, HandOver, PLAIN_REQUESTS_MAX, Shard, ShardParts, TurnLimits};
+use crate::shard::sessions::{Sessions, Terms};
+use crate::sys;
+
+/// Room in control's inbox for what all shards hand over.
+const CONTROL_INBOX: usize = 1024;
+
+/// Orders of control's own beside the answers it gives.
+const ORDERS_SPARE: usize = 8;
+
+/// The most bytes that an idle connection takes in its shard's table: a cache line.
+const CONNECTION_BYTES_MAX: usize = 64;
+
+// In debug builds mio's sockets carry a check of their own.
+const _: () = assert!(cfg!(debug_assertions) || Core::<Sessions, Socket>::CONNECTION_BYTES <= CONNECTION_BYTES_MAX);
+
+/// What the shards of one server are made of; [`Sessions`] for Rollcall itself.
+pub trait Service: Clone + Send + 'static {
+    /// What one shard runs.
+    type Application: Application;
+
+    /// The application of shard `shard` of `shards`, made on that shard's thread.
+    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>) -> Self::Application;
+
+    /// Changes to the limits that `config` sets, if the service needs other ones.
+    fn limits(&self, config: &Config) -> Limits {
+        Limits::new(config)
+    }
+}
+
+/// Rollcall's own service.
+#[derive(Clone)]
+struct Presence {
+    terms: Terms,
+    hasher: UserHasher,
+    secret: [u8; 32],
+}
+
+impl Service for Presence {
+    type Application = Sessions;
+
+    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>) -> Sessions {
+        let session_ids = SessionIds::new(&self.secret, fastrand::u64(..));
+        Sessions::new(shard, shards, self.terms.clone(), self.hasher.clone(), session_ids, metrics)
+    }
+}
+
+/// Serves presence as `config` says, until a signal ends it and everybody has been told.
+///
+/// # Errors
+/// What keeps the server from starting or going on, as sentences for the operator.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let mut secret = [0; 32];
+    rand::fill(&mut secret).map_err(|_| anyhow!("the kernel gives no random numbers"))?;
+    serve(config, &Presence { terms: Terms::new(config), hasher: UserHasher::default(), secret })
+}
+
+/// Serves `service` as `config` says; [`run`] for Rollcall itself.
+///
+/// # Errors
+/// What keeps the server from starting or going on, as sentences for the operator.
+pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
+    begin_log(config);
+    report_panics();
+    sys::block_signals(&[SIGTERM, SIGINT]).context("signals cannot be blocked")?;
+    let signals = Signals::new([SIGTERM, SIGINT]).context("signals cannot be heard")?;
+    let descriptors = sys::raise_descriptor_limit().context("the limit of descriptors cannot be raised")?;
+
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let shards = shard_count(config, &cores);
+    let (claimed, listen) = claim_address(config)?;
+    let control_listener = TcpListener::bind(config.control_listen).with_context(|| {
+        format!("cannot listen on {}, the address of control_listen; is it served already?", config.control_listen)
+    })?;
+    let control_address = control_listener.local_addr().context("the control port has no address")?;
+
+    let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
+    let lifecycle = Arc::new(Lifecycle::new());
+    let control_poll = Poll::new().context("the control thread gets no epoll")?;
+    let control_waker = Arc::new(waker(&control_poll, control::WAKER_TOKEN)?);
+    let (control_sender, control_inbox) = bounded(CONTROL_INBOX);
+    let mut addresses = Vec::with_capacity(shards);
+    let mut ends = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let poll = Poll::new().context("a shard gets no epoll")?;
+        let waker = waker(&poll, driver::WAKER)?;
+        let (address, inbox) = inbox::<MailOf<S>>(config.inbox_capacity, PLAIN_REQUESTS_MAX + ORDERS_SPARE, waker);
+        addresses.push(address);
+        ends.push((poll, inbox));
+    }
+    let event_descriptors = if config.own_descriptor_tables { event_descriptors() } else { Vec::new() };
+
+    let (ready_sender, ready) = bounded(shards);
+    let mut threads = Vec::with_capacity(shards);
+    for (shard, (poll, inbox)) in ends.into_iter().enumerate() {
+        let start = ShardStart {
+            shard,
+            shards,
+            config: config.clone(),
+            service: service.clone(),
+            core: config.pin.then(|| cores.get(shard % cores.len().max(1)).copied()).flatten(),
+            listen,
+            poll,
+            inbox,
+            addresses: addresses.clone(),
+            hand_over: hand_over(control_sender.clone(), Arc::clone(&control_waker)),
+            metrics: metrics.clone(),
+            event_descriptors: event_descriptors.clone(),
+        };
+        let ready_sender = ready_sender.clone();
+        let thread = thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || run_shard(start, &ready_sender))
+            .context("a shard's thread cannot be started")?;
+        threads.push(thread);
+    }
+    let control_thread = start_control(
+        control_poll,
+        control_listener,
+        signals,
+        control_inbox,
+        Arc::clone(&lifecycle),
+        metrics,
+        addresses,
+    )?;
+    let mut tables = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        tables.push(ready.recv().context("a shard ended while it started")??);
+    }
+    let own_descriptor_tables = tables.iter().all(|table| *table == Table::Own);
+    if own_descriptor_tables {
+        lifecycle.set_shards_own_descriptors();
+    }
+    drop(claimed);
+    lifecycle.advance(Stage::Serving);
+    tracing::info!(
+        listen = %listen,
+        control = %control_address,
+        shards,
+        pinned = config.pin && !cores.is_empty(),
+        descriptors_per_table = descriptors,
+        own_descriptor_tables,
+        max_connections = config.max_connections,
+        max_message = config.max_message,
+        heartbeat_timeout_ms = config.heartbeat_timeout.as_millis() as u64,
+        version = env!("CARGO_PKG_VERSION"),
+        "rollcall is listening",
+    );
+
+    for thread in threads {
+        thread.join().map_err(|panic| anyhow!("a shard ended by a fault: {}", words_of(&*panic)))??;
+    }
+    tracing::info!("every connection is closed");
+    let _ = control_sender.send(ControlMessage::Stop);
+    control_waker.wake().context("the control thread cannot be woken")?;
+    control_thread
+        .join()
+        .map_err(|panic| anyhow!("the control thread ended by a fault: {}", words_of(&*panic)))?
+        .context("the control thread cannot go on")
+}
+
+type MailOf<S> = <<S as Service>::Application as Application>::Mail;
+
+/// Whose descriptor table a shard has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    Own,
+    Shared,
+}
+
+/// What goes to a shard's thread. None of it owns a descriptor but the poll and the wakers, which all tables share.
+struct ShardStart<S: Service> {
+    shard: usize,
+    shards: usize,
+    config: Config,
+    service: S,
+    core: Option<CoreId>,
+    listen: SocketAddr,
+    poll: Poll,
+    inbox: Inbox<MailOf<S>>,
+    addresses: Vec<Address<MailOf<S>>>,
+    hand_over: HandOver,
+    metrics: Vec<Arc<ShardMetrics>>,
+    event_descriptors: Vec<RawFd>,
+}
+
+/// A shard's thread, from its start to its end.
+fn run_shard<S: Service>(start: ShardStart<S>, ready: &Sender<anyhow::Result<Table>>) -> anyhow::Result<()> {
+    let shard = start.shard;
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        let (shard, table) = match make_shard(start) {
+            Ok(made) => made,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        let _ = ready.send(Ok(table));
+        shard.run()
+    }));
+    match served {
+        Ok(served) => served.with_context(|| format!("shard {shard} cannot go on")),
+        Err(_) => {
+            // Half a server is worse than a restart.
+            tracing::error!(shard, "a shard met a fault of the server's; the process ends");
+            std::process::abort();
+        }
+    }
+}
+
+fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Application>, Table)> {
+    let ShardStart { shard, shards, config, service, .. } = start;
+    if let Some(core) = start.core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(shard, core = core.id, "the shard cannot be pinned to its core and runs where it may");
+    }
+    let mut table = Table::Shared;
+    if config.own_descriptor_tables {
+        let mut keep = start.event_descriptors;
+        keep.push(start.poll.as_raw_fd());
+        match sys::own_descriptor_table(&keep) {
+            Ok(_) => table = Table::Own,
+            Err(error) => {
+                tracing::warn!(shard, %error, "the shard shares the process's descriptor table: the kernel gives it none");
+            }
+        }
+    }
+    let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+    let listener = Listener::bind(start.listen, &ListenOptions { backlog, nodelay: config.tcp_nodelay })
+        .with_context(|| format!("shard {shard} cannot listen on {}", start.listen))?;
+    let metrics = Arc::clone(&start.metrics[shard]);
+    let clock = Clock::start();
+    let application = service.application(shard, shards, Arc::clone(&metrics));
+    let core = Core::new(clock.now(), application, service.limits(&config), metrics);
+    let parts = ShardParts {
+        shard,
+        poll: start.poll,
+        inbox: start.inbox,
+        addresses: start.addresses,
+        hand_over: start.hand_over,
+        listener,
+        core,
+        clock,
+        metrics: start.metrics,
+        turn: TurnLimits {
+            event_batch: config.event_batch,
+            read_buffer_bytes: config.read_buffer,
+            accepts: config.turn_accepts,
+            connections_max: config.max_connections,
+            drain_timeout: config.drain_timeout,
+        },
+    };
+    let shard = Shard::new(parts).with_context(|| format!("shard {shard} cannot watch its listener"))?;
+    Ok((shard, table))
+}
+
+fn start_control<Mail: Send + 'static>(
+    poll: Poll,
+    listener: TcpListener,
+    signals: Signals,
+    inbox: Receiver<ControlMessage>,
+    lifecycle: Arc<Lifecycle>,
+    shards: Vec<Arc<ShardMetrics>>,
+    addresses: Vec<Address<Mail>>,
+) -> anyhow::Result<thread::JoinHandle<io::Result<()>>> {
+    let answering = addresses.clone();
+    let draining = Arc::clone(&lifecycle);
+    let mut stopping = false;
+    let parts = ControlParts {
+        poll,
+        listener,
+        signals,
+        inbox,
+        lifecycle,
+        shards,
+        answer: Box::new(move |shard, connection, bytes| {
+            // There is room: a shard hands over no more requests than its inbox holds answers. A shard that has
+            // ended needs none.
+            let _ = answering[shard].order(ControlOrder::Response { connection, bytes });
+        }),
+        on_signal: Box::new(move |signal| {
+            if stopping {
+                tracing::warn!(signal, "a second signal: the process ends at once");
+                std::process::exit(128 + signal);
+            }
+            stopping = true;
+            tracing::info!(signal, "stopping: every connection is closed with 1001");
+            draining.advance(Stage::Draining);
+            for address in &addresses {
+                let _ = address.order(ControlOrder::Drain);
+            }
+        }),
+    };
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            sys::unblock_signals(&[SIGTERM, SIGINT])?;
+            control::run(parts)
+        })
+        .context("the control thread cannot be started")
+}
+
+/// How a shard hands a plain request to control.
+fn hand_over(control: Sender<ControlMessage>, waker: Arc<Waker>) -> HandOver {
+    Box::new(move |handover| {
+        let driver::PlainHandover { shard, connection, request } = handover;
+        let sent = control.try_send(ControlMessage::Request { shard, connection, request });
+        match sent {
+            Ok(()) => waker.wake().is_ok(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    })
+}
+
+fn waker(poll: &Poll, token: mio::Token) -> anyhow::Result<Waker> {
+    Waker::new(poll.registry(), token).context("no waker can be made: are there descriptors left?")
+}
+
+/// One shard for each core that this process may use, unless the operator says how many.
+fn shard_count(config: &Config, cores: &[CoreId]) -> usize {
+    if config.shards > 0 {
+        return config.shards;
+    }
+    // The first knows cgroup quotas and the mask, the second the mask alone.
+    let usable = thread::available_parallelism().map_or(1, usize::from);
+    if cores.is_empty() { usable } else { usable.min(cores.len()) }
+}
+
+/// Takes the address for this process; where there is no IPv6, `[::]` is 0.0.0.0.
+fn claim_address(config: &Config) -> anyhow::Result<(socket2::Socket, SocketAddr)> {
+    let claimed = claim(config.listen);
+    let lacks_ipv6 = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
+    };
+    let claimed = match claimed {
+        Err(error) if lacks_ipv6(&error) && config.listen.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            tracing::warn!("there is no IPv6 here: listening on 0.0.0.0 instead of [::]");
+            claim((std::net::Ipv4Addr::UNSPECIFIED, config.listen.port()).into())
+        }
+        other => other,
+    };
+    claimed.with_context(|| format!("cannot listen on {}, the address of listen; is it served already?", config.listen))
+}
+
+/// The numbers of this process's eventfds: the wakers, which every table keeps. mio does not tell them.
+fn event_descriptors() -> Vec<RawFd> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            let is_event = target.to_str()?.starts_with("anon_inode:[eventfd");
+            is_event.then(|| entry.file_name().to_str()?.parse().ok())?
+        })
+        .collect()
+}
+
+fn begin_log(config: &Config) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_max_level(config.log_level.name().parse::<tracing::Level>().unwrap_or(tracing::Level::INFO));
+    // A second server in one process logs where the first does.
+    let _ = match config.log_format {
+        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// A panic is logged by its place alone: its message may hold what a peer sent.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a fault of the server's");
+    }));
+}
+
+/// What a thread's panic said, where it said it in words.
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().unwrap_or("no words")
+}

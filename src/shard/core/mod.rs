@@ -1,0 +1,810 @@
+//! A connection's life, without sockets and clocks: values in, values out.
+//!
+//! The driver's part of the bargain, for each thing that happens:
+//! 1. [`Core::handle`] it, with the time.
+//! 2. Do what [`Core::poll_output`] says until it says `None`. After each [`Output::Write`], say with
+//!    [`Core::sent`] how much the socket took, before anything else.
+//! 3. Sleep until [`Core::deadline_ms`], unless something happens before; then handle [`Input::Tick`].
+//!
+//! What the messages mean is an [`Application`]'s business.
+
+mod connection;
+mod limits;
+#[cfg(test)]
+mod tests;
+pub mod wheel;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use connection::{Connection, Due, Phase};
+pub use limits::Limits;
+use wheel::Wheel;
+
+use super::{ConnectionId, Now};
+use crate::metrics::ShardMetrics;
+use crate::protocol::assembly::{self, Event, Message};
+use crate::protocol::close::CloseCode;
+use crate::protocol::error::{Refusal, Violation};
+use crate::protocol::frame::{self, Kind};
+use crate::protocol::handshake::{self, Refused, Request, Upgrade};
+use crate::protocol::plain::PlainRequest;
+use crate::slab::Slab;
+
+/// What the buffer of a step's output keeps of its size between steps.
+const OUT_BYTES_KEPT: usize = 256 * 1024;
+
+/// Connections that one tick looks at; what is due beyond that waits for the next turn.
+const DUE_BUDGET: usize = 1024;
+
+/// What is done with a connection's upgrade and messages. One for each shard.
+pub trait Application {
+    /// What is kept for each open connection, inline in its record.
+    type Session;
+    /// What goes to the same application on other shards: one value a destination and turn.
+    type Mail: Send + 'static;
+
+    /// Judges a request to upgrade, when the response 101 has been appended to `out`; what opens the
+    /// conversation is appended behind it.
+    ///
+    /// # Errors
+    /// The close with which the connection ends at once. It never counts as open.
+    fn open(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        upgrade: &Upgrade<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Opened<Self::Session>, Close>;
+
+    /// Takes a whole message; answers are appended to `out` as frames.
+    fn message(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        session: &mut Self::Session,
+        message: Message<'_>,
+        out: &mut Vec<u8>,
+    ) -> Verdict;
+
+    /// The connection has ended, however it came to that.
+    fn ended(&mut self, now: Now, connection: ConnectionId, session: Self::Session);
+
+    /// Takes what the application of another shard sent.
+    fn receive(&mut self, now: Now, mail: Self::Mail);
+
+    /// What is to be sent to `shard`, if anything.
+    fn take_mail(&mut self, shard: usize) -> Option<Self::Mail>;
+
+    /// `shard` has no room: what waits for it keeps waiting, and is asked for again.
+    fn hold_mail(&mut self, shard: usize);
+
+    /// Takes back what `shard` turned out to have no room for; it is asked for again.
+    fn return_mail(&mut self, shard: usize, mail: Self::Mail);
+}
+
+/// How an upgraded connection begins.
+#[derive(Debug)]
+pub struct Opened<Session> {
+    /// What the application keeps for it.
+    pub session: Session,
+    /// How long it may be without a complete message, in milliseconds; 0 for ever.
+    pub silence_ms: u32,
+}
+
+/// A close that the server decides on.
+#[derive(Debug)]
+pub struct Close {
+    /// Its code.
+    pub code: CloseCode,
+    /// Its reason; cut to the 123 bytes that a close frame holds.
+    pub reason: String,
+}
+
+impl Close {
+    /// A close with this code and reason.
+    pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+/// What becomes of a connection after a message.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It goes on.
+    Continue,
+    /// It is closed, after what was answered.
+    Close(Close),
+}
+
+/// What the driver tells the core, one at a time.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Bytes in the shard's read buffer; unmasked in place, not kept.
+    Received {
+        /// From whom.
+        connection: ConnectionId,
+        /// What, at least one byte.
+        bytes: &'a mut [u8],
+    },
+    /// The driver came back for what [`Appetite::Unread`] told of.
+    Resume(ConnectionId),
+    /// The peer will send nothing more, or the socket failed.
+    Ended {
+        /// Whose.
+        connection: ConnectionId,
+        /// Whether the socket failed, as by a reset, rather than came to its end.
+        failed: bool,
+    },
+    /// The socket takes bytes again.
+    Writable(ConnectionId),
+    /// The look that [`Output::Look`] asked for has been had.
+    Looked(ConnectionId),
+    /// What control answers to [`Output::Plain`]: a whole HTTP response.
+    Response {
+        /// To whom.
+        connection: ConnectionId,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Control takes no plain request now.
+    Unanswered(ConnectionId),
+    /// From now on nobody is served any more; see [`Core::drain`].
+    Drain,
+    /// Only time has passed.
+    Tick,
+}
+
+/// What the core tells the driver to do.
+#[derive(Debug)]
+pub enum Output<'a, S> {
+    /// Write these bytes, then say with [`Core::sent`] how many the socket took.
+    Write {
+        /// To whom.
+        connection: ConnectionId,
+        /// The connection's socket.
+        socket: &'a mut S,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// Say to the peer that nothing more will come.
+    ShutdownWrite(&'a mut S),
+    /// Close: the connection is forgotten.
+    Close(S),
+    /// Before a connection is ended for its silence: read what lies in its socket, write what waits for it, then
+    /// handle [`Input::Looked`]. So nobody is cut whose bytes wait in the kernel.
+    Look(ConnectionId),
+    /// The connection wants to be read again.
+    Ready(ConnectionId),
+    /// A request for control.
+    Plain {
+        /// Whose; the answer is [`Input::Response`].
+        connection: ConnectionId,
+        /// For what.
+        request: PlainRequest,
+    },
+}
+
+/// What a connection wants of a driver that would read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appetite {
+    /// Bytes.
+    Read,
+    /// [`Input::Resume`]: bytes that were read before wait for their turn.
+    Unread,
+    /// Nothing now; [`Output::Ready`] will say when.
+    Nothing,
+}
+
+enum Effect<S> {
+    Write { connection: ConnectionId, bytes: Range<usize> },
+    WritePending(ConnectionId),
+    ShutdownWrite(ConnectionId),
+    Close(S),
+    Look(ConnectionId),
+    Ready(ConnectionId),
+    Plain { connection: ConnectionId, request: PlainRequest },
+}
+
+/// All connections of one shard. `S` is the driver's own value for each, which the core keeps and hands back.
+pub struct Core<A: Application, S> {
+    application: A,
+    limits: Limits,
+    metrics: Arc<ShardMetrics>,
+    connections: Slab<Connection<S, A::Session>>,
+    wheel: Wheel,
+    /// What is to be written in this step; empty between steps.
+    out: Vec<u8>,
+    effects: VecDeque<Effect<S>>,
+    /// The write that the driver is doing: what was handed out and not yet told by [`Core::sent`].
+    writing: Option<Writing>,
+    next_generation: u32,
+    open: usize,
+    queued_bytes: usize,
+    /// Answers that went out since the driver last asked.
+    answered: u64,
+    /// While draining, the slot that is closed next.
+    draining: Option<u32>,
+}
+
+enum Writing {
+    Out(Range<usize>),
+    Pending,
+}
+
+impl<A: Application, S> Core<A, S> {
+    /// The bytes that a connection takes in the shard's table, its session and the driver's value included.
+    pub const CONNECTION_BYTES: usize = Slab::<Connection<S, A::Session>>::ENTRY_BYTES;
+
+    /// A shard without connections.
+    pub fn new(now: Now, application: A, limits: Limits, metrics: Arc<ShardMetrics>) -> Self {
+        Self {
+            application,
+            wheel: Wheel::new(limits.timer_tick_ms, now.elapsed_ms()),
+            limits,
+            metrics,
+            connections: Slab::default(),
+            out: Vec::new(),
+            effects: VecDeque::new(),
+            writing: None,
+            next_generation: 0,
+            open: 0,
+            queued_bytes: 0,
+            answered: 0,
+            draining: None,
+        }
+    }
+
+    /// Takes in a connection that was accepted; what it sends first must be a request.
+    ///
+    /// With `refusal` it is answered with that, unless what it asks for is one of control's pages.
+    ///
+    /// # Errors
+    /// What `socket` fails with, which makes the driver's value for the connection that is to be; nothing is kept.
+    pub fn accept<E>(
+        &mut self,
+        now: Now,
+        refusal: Option<Refusal>,
+        socket: impl FnOnce(ConnectionId) -> Result<S, E>,
+    ) -> Result<ConnectionId, E> {
+        let connection = ConnectionId { index: self.connections.next_index(), generation: self.next_generation };
+        let socket = socket(connection)?;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let refusal = refusal.or(self.draining.map(|_| Refusal::Draining));
+        let now_ms = now.elapsed_ms();
+        let phase = Phase::Handshake { since_ms: now_ms, refusal };
+        let generation = connection.generation;
+        self.connections.insert(Connection { socket, heard_ms: now_ms, extra: None, phase, generation });
+        self.wheel.schedule(connection.index, now_ms + self.limits.handshake_timeout_ms);
+        self.metrics.sockets_current.set(self.connections.len() as u64);
+        Ok(connection)
+    }
+
+    /// The driver's value for a connection.
+    pub fn socket_mut(&mut self, connection: ConnectionId) -> Option<&mut S> {
+        self.get_mut(connection).map(|record| &mut record.socket)
+    }
+
+    /// Takes in what happened. Drain [`Core::poll_output`] after it.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        match input {
+            Input::Received { connection, bytes } => {
+                self.metrics.bytes_received_total.add(bytes.len() as u64);
+                self.receive(now, connection, bytes, true);
+            }
+            Input::Resume(connection) => {
+                let Some(mut bytes) = self.get_mut(connection).and_then(Connection::take_unread) else { return };
+                self.receive(now, connection, &mut bytes, false);
+            }
+            Input::Ended { connection, failed } => self.peer_ended(now, connection, failed),
+            Input::Writable(connection) => {
+                if self.get_mut(connection).is_some_and(|connection| connection.pending_bytes() > 0) {
+                    self.effects.push_back(Effect::WritePending(connection));
+                }
+            }
+            Input::Looked(connection) => self.judge(now, connection, true),
+            Input::Response { connection, bytes } => self.respond(now, connection, &bytes),
+            Input::Unanswered(connection) => self.leave_unanswered(now, connection),
+            Input::Drain => self.draining = Some(self.draining.unwrap_or(0)),
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    /// What the driver must do next; `None` when it has done all.
+    pub fn poll_output(&mut self) -> Option<Output<'_, S>> {
+        loop {
+            let Some(effect) = self.effects.pop_front() else {
+                self.out.clear();
+                self.out.shrink_to(OUT_BYTES_KEPT);
+                return None;
+            };
+            match effect {
+                Effect::Write { connection, bytes } if self.is_current(connection) => {
+                    self.writing = Some(Writing::Out(bytes.clone()));
+                    let socket = &mut self.connections[connection.index].socket;
+                    return Some(Output::Write { connection, socket, bytes: &self.out[bytes] });
+                }
+                Effect::WritePending(connection) if self.is_current(connection) => {
+                    let record = &self.connections[connection.index];
+                    if record.pending_bytes() > 0 {
+                        self.writing = Some(Writing::Pending);
+                        let (socket, bytes) = self.connections[connection.index].socket_and_pending();
+                        return Some(Output::Write { connection, socket, bytes });
+                    }
+                }
+                Effect::ShutdownWrite(connection) if self.is_current(connection) => {
+                    return Some(Output::ShutdownWrite(&mut self.connections[connection.index].socket));
+                }
+                Effect::Close(socket) => return Some(Output::Close(socket)),
+                Effect::Look(connection) => return Some(Output::Look(connection)),
+                Effect::Ready(connection) => return Some(Output::Ready(connection)),
+                Effect::Plain { connection, request } => return Some(Output::Plain { connection, request }),
+                Effect::Write { .. } | Effect::WritePending(_) | Effect::ShutdownWrite(_) => {}
+            }
+        }
+    }
+
+    /// The socket took `taken` bytes of the [`Output::Write`] just handed out.
+    pub fn sent(&mut self, now: Now, connection: ConnectionId, taken: usize) {
+        let Some(writing) = self.writing.take() else { return };
+        self.metrics.bytes_sent_total.add(taken as u64);
+        let record = &mut self.connections[connection.index];
+        match writing {
+            Writing::Out(range) => {
+                if taken < range.len() {
+                    let rest = range.start + taken..range.end;
+                    self.queued_bytes += rest.len();
+                    record.queue(&self.out[rest], now.elapsed_ms());
+                    self.metrics.queued_bytes.set(self.queued_bytes as u64);
+                    self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.send_timeout_ms);
+                    return;
+                }
+            }
+            Writing::Pending => {
+                self.queued_bytes -= taken;
+                self.metrics.queued_bytes.set(self.queued_bytes as u64);
+                let left = record.dequeue(taken, now.elapsed_ms());
+                if left < self.limits.send_queue_bytes / 2 && record.take_held() {
+                    self.effects.push_back(Effect::Ready(connection));
+                }
+                if left > 0 {
+                    return;
+                }
+            }
+        }
+        if matches!(record.phase, Phase::Closing { .. }) {
+            self.effects.push_back(Effect::ShutdownWrite(connection));
+        }
+    }
+
+    /// What the connection wants of a driver that would read it. Asked before each read.
+    pub fn appetite(&mut self, connection: ConnectionId) -> Appetite {
+        let send_queue_bytes = self.limits.send_queue_bytes;
+        let Some(record) = self.get_mut(connection) else { return Appetite::Nothing };
+        let Some(extra) = &mut record.extra else { return Appetite::Read };
+        if extra.pending_bytes() >= send_queue_bytes && matches!(record.phase, Phase::Open { .. }) {
+            extra.held = true;
+            return Appetite::Nothing;
+        }
+        if extra.unread.is_empty() { Appetite::Read } else { Appetite::Unread }
+    }
+
+    /// When [`Input::Tick`] is due, in milliseconds since the shard began.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.wheel.next_due_ms()
+    }
+
+    /// Closes up to `budget` connections because the server stops; true while there are more to close.
+    /// Drain [`Core::poll_output`] after it.
+    pub fn drain(&mut self, now: Now, budget: usize) -> bool {
+        let Some(mut index) = self.draining else { return false };
+        let end = self.connections.index_end();
+        for _ in 0..budget {
+            if index >= end {
+                break;
+            }
+            self.drain_one(now, index);
+            index += 1;
+        }
+        self.draining = Some(index);
+        index < end
+    }
+
+    /// Connections that are held, whatever they wait for.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether no connection is left.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Answers that went out since this was last asked.
+    pub fn take_answered(&mut self) -> u64 {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// The application.
+    pub fn application_mut(&mut self) -> &mut A {
+        &mut self.application
+    }
+
+    fn is_current(&self, connection: ConnectionId) -> bool {
+        self.connections.get(connection.index).is_some_and(|record| record.generation == connection.generation)
+    }
+
+    fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Connection<S, A::Session>> {
+        self.connections.get_mut(connection.index).filter(|record| record.generation == connection.generation)
+    }
+
+    /// Takes bytes; `fresh` when they have just arrived, and did not wait for their turn.
+    fn receive(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8], fresh: bool) {
+        let Some(record) = self.get_mut(connection) else { return };
+        if fresh {
+            record.heard_ms = now.elapsed_ms();
+        }
+        let start = self.out.len();
+        // A panic while one connection's input is handled costs that connection alone. Nothing that others rely on
+        // is left half done: the record is looked up anew, and what it was about to say is taken back.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.receive_inner(now, connection, bytes)));
+        if outcome.is_err() {
+            self.metrics.panics_total.increment();
+            self.out.truncate(start);
+            self.close(now, connection, &Close::new(CloseCode::Internal, "internal fault"));
+        }
+        self.write_out(connection, start);
+    }
+
+    fn receive_inner(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8]) {
+        match self.connections[connection.index].phase {
+            Phase::Handshake { refusal, .. } => self.receive_head(now, connection, bytes, refusal),
+            Phase::Open { .. } => self.receive_frames(now, connection, bytes),
+            Phase::Closing { awaits_close: true, .. } => self.receive_last(connection, bytes),
+            Phase::Answering { .. } | Phase::Closing { .. } => {}
+        }
+    }
+
+    /// Takes bytes of a request's head; when it is whole, answers it.
+    fn receive_head(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8], refusal: Option<Refusal>) {
+        let record = &mut self.connections[connection.index];
+        let mut kept = record.extra.as_mut().map(|extra| std::mem::take(&mut extra.head)).unwrap_or_default();
+        let searched = kept.len();
+        if searched > 0 {
+            kept.extend_from_slice(bytes);
+        }
+        let all = if searched > 0 { &mut kept[..] } else { bytes };
+        let end = match handshake::head_end(all, searched) {
+            Ok(Some(end)) => end,
+            Ok(None) => {
+                record.extra.get_or_insert_default().head = all.to_vec();
+                return;
+            }
+            Err(refusal) => return self.refuse(now, connection, &refusal.into()),
+        };
+        let (head, rest) = all.split_at_mut(end);
+        match (handshake::parse(head), refusal) {
+            (Ok(Request::Upgrade(_)), Some(refusal)) => self.refuse(now, connection, &refusal.into()),
+            (Ok(Request::Upgrade(upgrade)), None) => {
+                self.upgrade(now, connection, &upgrade);
+                if !rest.is_empty() {
+                    self.receive_inner(now, connection, rest);
+                }
+            }
+            (Ok(Request::Plain(request)), _) => {
+                self.connections[connection.index].phase = Phase::Answering { since_ms: now.elapsed_ms() };
+                self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.handshake_timeout_ms);
+                self.metrics.http_requests_total.increment();
+                self.effects.push_back(Effect::Plain { connection, request });
+            }
+            (Err(refused), _) => self.refuse(now, connection, &refused),
+        }
+        if let Some(record) = self.get_mut(connection) {
+            record.trim();
+        }
+    }
+
+    fn upgrade(&mut self, now: Now, connection: ConnectionId, upgrade: &Upgrade<'_>) {
+        handshake::write_switching_protocols(&mut self.out, upgrade);
+        match self.application.open(now, connection, upgrade, &mut self.out) {
+            Ok(Opened { session, silence_ms }) => {
+                let record = &mut self.connections[connection.index];
+                let message_ms = now.elapsed_ms();
+                record.phase = Phase::Open { message_ms, silence_ms, probed_after_ms: 0, session };
+                self.open += 1;
+                self.metrics.connections_total.increment();
+                self.metrics.connections_current.set(self.open as u64);
+                self.file(now, connection.index);
+            }
+            Err(close) => self.close(now, connection, &close),
+        }
+    }
+
+    fn receive_frames(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8]) {
+        let start = self.out.len();
+        let record = &mut self.connections[connection.index];
+        let mut kept = record.extra.as_mut().and_then(|extra| extra.assembly.take());
+        let pending = record.pending_bytes();
+        let Phase::Open { message_ms, probed_after_ms, session, .. } = &mut record.phase else { return };
+        *probed_after_ms = 0;
+        let mut input = bytes;
+        let mut budget = self.limits.turn_messages;
+        let mut begins_anew = false;
+        loop {
+            if budget == 0 || pending + self.out.len() - start >= self.limits.send_queue_bytes {
+                break;
+            }
+            budget -= 1;
+            let end = match assembly::next(&mut kept, &mut input, &self.limits.messages) {
+                Ok(None) => break,
+                Ok(Some(Event::Message(message))) => {
+                    *message_ms = now.elapsed_ms();
+                    begins_anew = true;
+                    self.metrics.message_size_bytes.observe(message.payload.len() as u64);
+                    let before = self.out.len();
+                    let verdict = self.application.message(now, connection, session, message, &mut self.out);
+                    self.answered += u64::from(self.out.len() > before);
+                    match verdict {
+                        Verdict::Continue => None,
+                        Verdict::Close(close) => Some(End::Close(close)),
+                    }
+                }
+                Ok(Some(Event::Ping(payload))) => {
+                    frame::write(&mut self.out, Kind::Pong, &payload);
+                    None
+                }
+                Ok(Some(Event::Pong)) => None,
+                Ok(Some(Event::Close(code))) => Some(End::Echo(code)),
+                Err(violation) => Some(End::Violation(violation)),
+            };
+            if let Some(end) = end {
+                return self.end(now, connection, end);
+            }
+            begins_anew |= kept.as_ref().is_none_or(|assembly| !assembly.in_message());
+        }
+        if kept.is_none() && input.is_empty() && record.extra.is_none() {
+            return;
+        }
+        let extra = record.extra.get_or_insert_default();
+        if kept.is_none() {
+            extra.message_began_ms = None;
+        } else if begins_anew || extra.message_began_ms.is_none() {
+            extra.message_began_ms = Some(now.elapsed_ms());
+            self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.message_timeout_ms);
+        }
+        extra.assembly = kept;
+        if !input.is_empty() {
+            extra.unread = input.to_vec();
+            self.effects.push_back(Effect::Ready(connection));
+        }
+        record.trim();
+    }
+
+    /// Reads on in a connection that the server closes, until the peer's close frame.
+    fn receive_last(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
+        let record = &mut self.connections[connection.index];
+        let mut kept = record.extra.as_mut().and_then(|extra| extra.assembly.take());
+        let mut input = bytes;
+        let finished = loop {
+            match assembly::next(&mut kept, &mut input, &self.limits.messages) {
+                Ok(None) => break false,
+                Ok(Some(Event::Close(_))) => break true,
+                Ok(Some(_)) => {}
+                Err(_) => {
+                    if let Phase::Closing { awaits_close, .. } = &mut record.phase {
+                        *awaits_close = false;
+                    }
+                    return;
+                }
+            }
+        };
+        if let Some(assembly) = kept {
+            record.extra.get_or_insert_default().assembly = Some(assembly);
+        }
+        if finished {
+            self.remove(connection);
+        }
+    }
+
+    /// Ends a connection for what its peer sent.
+    fn end(&mut self, now: Now, connection: ConnectionId, end: End) {
+        match end {
+            End::Close(close) => self.close(now, connection, &close),
+            End::Violation(violation) => {
+                self.close(now, connection, &Close::new(violation.close_code(), violation.to_string()));
+                // What follows a violation cannot be read as frames.
+                if let Phase::Closing { awaits_close, .. } = &mut self.connections[connection.index].phase {
+                    *awaits_close = false;
+                }
+            }
+            End::Echo(code) => {
+                let number = code.unwrap_or(CloseCode::Normal.number());
+                frame::write(&mut self.out, Kind::Close, code.map(u16::to_be_bytes).as_ref().map_or(&[], |code| code));
+                self.metrics.closes[CloseCode::cell(number)].increment();
+                self.begin_closing(now, connection, false);
+            }
+        }
+    }
+
+    /// Appends a close frame and begins to close.
+    fn close(&mut self, now: Now, connection: ConnectionId, close: &Close) {
+        frame::write_close(&mut self.out, close.code, &close.reason);
+        self.metrics.closes[CloseCode::cell(close.code.number())].increment();
+        if close.code.is_abnormal() {
+            self.metrics.errors_total.increment();
+        }
+        self.begin_closing(now, connection, true);
+    }
+
+    /// Appends an HTTP response that refuses, and begins to close.
+    fn refuse(&mut self, now: Now, connection: ConnectionId, refused: &Refused) {
+        handshake::write_refusal(&mut self.out, refused);
+        self.metrics.refusals[refused.refusal.cell()].increment();
+        self.begin_closing(now, connection, false);
+    }
+
+    /// What was to be said has been said: from here on the connection no longer counts, and what the peer still
+    /// sends is read and thrown away, so that no reset overtakes the reason (RFC 6455 §7.1.1).
+    fn begin_closing(&mut self, now: Now, connection: ConnectionId, awaits_close: bool) {
+        let record = &mut self.connections[connection.index];
+        let closing = Phase::Closing { since_ms: now.elapsed_ms(), awaits_close };
+        if let Phase::Open { session, .. } = std::mem::replace(&mut record.phase, closing) {
+            self.open -= 1;
+            self.metrics.connections_current.set(self.open as u64);
+            self.application.ended(now, connection, session);
+        }
+        if let Some(extra) = &mut self.connections[connection.index].extra {
+            extra.unread = Vec::new();
+            extra.head = Vec::new();
+            if std::mem::take(&mut extra.held) {
+                self.effects.push_back(Effect::Ready(connection));
+            }
+        }
+        self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.close_timeout_ms);
+    }
+
+    /// Hands over what was appended to the output since `start`, behind what waits already.
+    fn write_out(&mut self, connection: ConnectionId, start: usize) {
+        if start == self.out.len() || !self.is_current(connection) {
+            return;
+        }
+        let record = &mut self.connections[connection.index];
+        match &mut record.extra {
+            Some(extra) if extra.pending_bytes() > 0 => {
+                extra.pending.extend_from_slice(&self.out[start..]);
+                self.queued_bytes += self.out.len() - start;
+                self.metrics.queued_bytes.set(self.queued_bytes as u64);
+                self.out.truncate(start);
+            }
+            _ => self.effects.push_back(Effect::Write { connection, bytes: start..self.out.len() }),
+        }
+    }
+
+    fn respond(&mut self, now: Now, connection: ConnectionId, bytes: &[u8]) {
+        let Some(record) = self.get_mut(connection) else { return };
+        if matches!(record.phase, Phase::Answering { .. }) {
+            let start = self.out.len();
+            self.out.extend_from_slice(bytes);
+            self.begin_closing(now, connection, false);
+            self.write_out(connection, start);
+        }
+    }
+
+    fn leave_unanswered(&mut self, now: Now, connection: ConnectionId) {
+        let start = self.out.len();
+        self.refuse(now, connection, &Refusal::Full.into());
+        self.write_out(connection, start);
+    }
+
+    fn peer_ended(&mut self, now: Now, connection: ConnectionId, failed: bool) {
+        let Some(record) = self.get_mut(connection) else { return };
+        let session = match std::mem::replace(&mut record.phase, Phase::Answering { since_ms: 0 }) {
+            Phase::Open { session, .. } => Some(session),
+            _ => None,
+        };
+        if let Some(session) = session {
+            self.open -= 1;
+            self.metrics.connections_current.set(self.open as u64);
+            self.application.ended(now, connection, session);
+            if failed {
+                self.metrics.drops[DROP_PEER_RESET].increment();
+            }
+        }
+        self.remove(connection);
+    }
+
+    /// Forgets a connection and hands its socket back to be closed.
+    fn remove(&mut self, connection: ConnectionId) {
+        self.wheel.cancel(connection.index);
+        let Some(record) = self.connections.remove(connection.index) else { return };
+        self.queued_bytes -= record.pending_bytes();
+        self.metrics.queued_bytes.set(self.queued_bytes as u64);
+        self.metrics.sockets_current.set(self.connections.len() as u64);
+        self.effects.push_back(Effect::Close(record.socket));
+    }
+
+    fn tick(&mut self, now: Now) {
+        for _ in 0..DUE_BUDGET {
+            let Some(index) = self.wheel.pop(now.elapsed_ms()) else { return };
+            if let Some(record) = self.connections.get(index) {
+                let connection = ConnectionId { index, generation: record.generation };
+                self.judge(now, connection, false);
+            }
+        }
+    }
+
+    /// Does what is due for a connection, or files it for when something will be.
+    fn judge(&mut self, now: Now, connection: ConnectionId, looked: bool) {
+        let Some(record) = self.connections.get_mut(connection.index) else { return };
+        if record.generation != connection.generation {
+            return;
+        }
+        let (due_ms, due) = record.due(&self.limits);
+        if due_ms > now.elapsed_ms() {
+            return self.wheel.schedule(connection.index, due_ms);
+        }
+        let start = self.out.len();
+        match due {
+            Due::Probe => {
+                if let Phase::Open { probed_after_ms, .. } = &mut record.phase {
+                    let after_ms = now.elapsed_ms() - record.heard_ms;
+                    *probed_after_ms = u32::try_from(after_ms).unwrap_or(u32::MAX).max(1);
+                }
+                self.metrics.probes_total.increment();
+                frame::write(&mut self.out, Kind::Ping, &[]);
+                self.file(now, connection.index);
+            }
+            Due::Forget => return self.remove(connection),
+            _ if !looked => return self.effects.push_back(Effect::Look(connection)),
+            Due::HandshakeTimeout => self.refuse(now, connection, &Refusal::Timeout.into()),
+            Due::Silent { after_ms } => {
+                let reason = format!("no message for {} s", after_ms.div_ceil(1000));
+                self.close(now, connection, &Close::new(CloseCode::Silent, reason));
+            }
+            Due::Unresponsive => {
+                self.close(now, connection, &Close::new(CloseCode::Silent, "no answer to a ping"));
+            }
+            Due::SlowMessage => {
+                let seconds = self.limits.message_timeout_ms.div_ceil(1000);
+                self.end(now, connection, End::Violation(Violation::TooSlow { seconds }));
+            }
+            Due::SendTimeout => {
+                self.metrics.drops[DROP_SEND_TIMEOUT].increment();
+                self.metrics.errors_total.increment();
+                return self.peer_ended(now, connection, false);
+            }
+        }
+        self.write_out(connection, start);
+    }
+
+    /// Files a connection for when something is due for it next.
+    fn file(&mut self, now: Now, index: u32) {
+        let (due_ms, _) = self.connections[index].due(&self.limits);
+        self.wheel.schedule(index, due_ms.max(now.elapsed_ms()));
+    }
+
+    fn drain_one(&mut self, now: Now, index: u32) {
+        let Some(record) = self.connections.get(index) else { return };
+        let connection = ConnectionId { index, generation: record.generation };
+        let start = self.out.len();
+        match record.phase {
+            Phase::Open { .. } => self.close(now, connection, &Close::new(CloseCode::GoingAway, "server stopping")),
+            Phase::Handshake { .. } => self.refuse(now, connection, &Refusal::Draining.into()),
+            Phase::Answering { .. } | Phase::Closing { .. } => {}
+        }
+        self.write_out(connection, start);
+    }
+}
+
+/// How a connection ends by what its peer sent.
+enum End {
+    Close(Close),
+    Violation(Violation),
+    /// The peer closed, with this code if any.
+    Echo(Option<u16>),
+}
+
+const DROP_SEND_TIMEOUT: usize = 0;
+const DROP_PEER_RESET: usize = 1;

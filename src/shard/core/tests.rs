@@ -1,0 +1,474 @@
+//! A connection's life, as its peer sees it.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::config::Config;
+use crate::metrics::ShardMetrics;
+use crate::protocol::assembly::Message;
+use crate::protocol::frame::unmask;
+use crate::shard::fuzz::rehearsed_sessions;
+use crate::shard::sessions::Sessions;
+use crate::shard::virtual_driver::VirtualDriver;
+
+const HEARTBEAT: &str = r#"{"type":"HEARTBEAT"}"#;
+
+struct World {
+    driver: VirtualDriver<Sessions>,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl World {
+    fn new(config: &Config) -> Self {
+        let metrics = Arc::new(ShardMetrics::default());
+        let sessions = rehearsed_sessions(config, &metrics);
+        let driver = VirtualDriver::new(sessions, Limits::new(config), Arc::clone(&metrics));
+        Self { driver, metrics }
+    }
+
+    /// A client that has its CONNECT; what it was sent so far is put away.
+    fn client(&mut self, query: &str) -> usize {
+        let peer = self.driver.connect(None);
+        self.driver.send(peer, upgrade(query).as_bytes());
+        let received = String::from_utf8_lossy(&self.driver.peers[peer].received).into_owned();
+        assert!(received.starts_with("HTTP/1.1 101 ") && received.contains(r#"{"type":"CONNECT","#), "{received}");
+        self.driver.peers[peer].received.clear();
+        peer
+    }
+
+    fn say(&mut self, peer: usize, text: &str) {
+        self.driver.send(peer, &frame(0x81, text.as_bytes()));
+    }
+
+    /// What a client was sent since this was last asked.
+    fn heard(&mut self, peer: usize) -> Vec<Heard> {
+        parse(&std::mem::take(&mut self.driver.peers[peer].received))
+    }
+
+    fn assert_closed(&mut self, peer: usize, code: u16) {
+        let heard = self.heard(peer);
+        assert!(matches!(heard.last(), Some(Heard::Close(closed, _)) if *closed == code), "{code}: {heard:?}");
+        assert!(self.driver.peers[peer].told_end);
+        self.driver.pass(2_000);
+        assert!(self.driver.peers[peer].closed);
+    }
+
+    fn assert_nothing_left(&self) {
+        assert!(self.driver.core.is_empty());
+        assert_eq!(self.driver.core.deadline_ms(), None);
+        let metrics = &self.metrics;
+        assert_eq!(metrics.connections_current.get() + metrics.sockets_current.get() + metrics.users_current.get(), 0);
+        assert_eq!((metrics.queued_bytes.get(), metrics.panics_total.get()), (0, 0));
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    Close(u16, String),
+}
+
+impl Heard {
+    fn is_type(&self, name: &str) -> bool {
+        matches!(self, Self::Text(text) if text.contains(&format!(r#""type":"{name}""#)))
+    }
+}
+
+fn upgrade(query: &str) -> String {
+    format!(
+        "GET /?{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        0..=125 => bytes.push(0x80 | payload.len() as u8),
+        _ => {
+            bytes.push(0xfe);
+            bytes.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&[1, 2, 3, 4]);
+    let start = bytes.len();
+    bytes.extend_from_slice(payload);
+    unmask(&mut bytes[start..], [1, 2, 3, 4], 0);
+    bytes
+}
+
+fn parse(mut bytes: &[u8]) -> Vec<Heard> {
+    let mut heard = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        let (length, rest) = match second {
+            126 => (u16::from_be_bytes([rest[0], rest[1]]) as usize, &rest[2..]),
+            length => (*length as usize, rest),
+        };
+        let (payload, rest) = rest.split_at(length);
+        heard.push(match first & 0x0f {
+            1 => Heard::Text(String::from_utf8(payload.to_vec()).unwrap()),
+            8 if payload.is_empty() => Heard::Close(0, String::new()),
+            8 => Heard::Close(
+                u16::from_be_bytes([payload[0], payload[1]]),
+                String::from_utf8(payload[2..].to_vec()).unwrap(),
+            ),
+            9 => Heard::Ping,
+            _ => Heard::Pong(payload.to_vec()),
+        });
+        bytes = rest;
+    }
+    heard
+}
+
+#[test]
+fn messages_are_answered_in_their_order() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana");
+    let mut bytes = Vec::new();
+    for id in 0..600 {
+        bytes.extend(frame(0x81, format!(r#"{{"type":"HEARTBEAT","id":{id}}}"#).as_bytes()));
+    }
+    world.driver.send(ana, &bytes);
+    let heard = world.heard(ana);
+    assert_eq!(heard.len(), 600);
+    for (id, heard) in heard.iter().enumerate() {
+        assert!(matches!(heard, Heard::Text(text) if text.contains(&format!(r#""id":{id},"#))), "{heard:?}");
+    }
+}
+
+#[test]
+fn a_disconnect_is_answered_before_the_close_and_ends_the_user() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana&status=away");
+    assert_eq!((world.metrics.users_current.get(), world.metrics.users_by_status[1].get()), (1, 1));
+    let mut bytes = frame(0x81, HEARTBEAT.as_bytes());
+    bytes.extend(frame(0x81, br#"{"type":"DISCONNECT","id":1}"#));
+    bytes.extend(frame(0x81, HEARTBEAT.as_bytes()));
+    world.driver.send(ana, &bytes);
+    let heard = world.heard(ana);
+    assert!(heard[0].is_type("HEARTBEAT_ACK") && heard[1].is_type("ACK"));
+    assert!(matches!(heard[2..], [Heard::Close(1000, _)]));
+    assert_eq!(world.metrics.users_current.get(), 0);
+    world.driver.send(ana, &frame(0x88, &[3, 232]));
+    assert!(world.driver.peers[ana].closed);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_close_is_echoed_with_its_code_and_a_close_without_one_without() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.driver.send(ana, &frame(0x88, &[0x0f, 0xa0, b'x']));
+    world.driver.send(bob, &frame(0x88, b""));
+    assert_eq!(world.heard(ana), [Heard::Close(4000, String::new())]);
+    assert_eq!(world.heard(bob), [Heard::Close(0, String::new())]);
+    assert_eq!(world.metrics.errors_total.get(), 0);
+    world.driver.end(ana);
+    world.driver.pass(2_000);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn whoever_sends_no_message_for_the_heartbeat_timeout_is_closed_though_it_answers_pings() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana");
+    for _ in 0..7 {
+        world.driver.pass(10_000);
+        world.driver.send(ana, &frame(0x8a, b""));
+    }
+    assert_eq!(world.heard(ana), []);
+    world.driver.pass(4_900);
+    assert_eq!(world.heard(ana), []);
+    world.driver.pass(200);
+    world.assert_closed(ana, 4408);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_bad_message_is_a_sign_of_life_too() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana&heartbeatTimeout=5000");
+    for _ in 0..6 {
+        world.driver.pass(4_000);
+        world.say(ana, "no JSON");
+    }
+    assert_eq!(world.heard(ana).len(), 6);
+    world.driver.pass(5_200);
+    world.assert_closed(ana, 4408);
+}
+
+#[test]
+fn a_half_open_peer_is_found_by_a_ping_and_one_that_answers_stays() {
+    let config = Config { heartbeat_timeout: Duration::ZERO, ..Config::default() };
+    let mut world = World::new(&config);
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.driver.pass(45_100);
+    assert_eq!((world.heard(ana), world.heard(bob)), (vec![Heard::Ping], vec![Heard::Ping]));
+    world.driver.send(bob, &frame(0x8a, b""));
+    world.driver.pass(10_100);
+    world.assert_closed(ana, 4408);
+    assert_eq!(world.heard(bob), []);
+    world.driver.pass(35_000);
+    assert_eq!(world.heard(bob), [Heard::Ping]);
+}
+
+#[test]
+fn nobody_is_cut_whose_bytes_wait_in_the_kernel() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.driver.peers[ana].in_kernel = frame(0x81, HEARTBEAT.as_bytes());
+    world.driver.jump(600_000);
+    assert!(world.heard(ana).iter().any(|heard| heard.is_type("HEARTBEAT_ACK")));
+    world.driver.pass(200);
+    assert!(!world.driver.peers[ana].told_end);
+    world.assert_closed(bob, 4408);
+}
+
+#[test]
+fn a_request_that_does_not_come_in_time_is_refused() {
+    let mut world = World::new(&Config::default());
+    let drip = world.driver.connect(None);
+    for byte in b"GET / HTT" {
+        world.driver.send(drip, &[*byte]);
+        world.driver.pass(1_000);
+    }
+    assert_eq!(world.driver.peers[drip].received, b"");
+    world.driver.pass(1_100);
+    assert!(world.driver.peers[drip].received.starts_with(b"HTTP/1.1 408 "));
+    world.driver.pass(2_100);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_message_that_does_not_end_is_a_violation_though_pings_come_between() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana&heartbeatTimeout=600000");
+    world.driver.send(ana, &frame(0x01, b"{"));
+    for _ in 0..30 {
+        world.driver.send(ana, &frame(0x89, b"p"));
+        world.driver.pass(1_000);
+    }
+    world.driver.pass(200);
+    world.assert_closed(ana, 1008);
+    // The time is counted anew for each message.
+    let bob = world.client("userId=bob&heartbeatTimeout=600000");
+    for _ in 0..40 {
+        world.driver.send(bob, &frame(0x01, br#"{"type":"#));
+        world.driver.pass(1_000);
+        world.driver.send(bob, &frame(0x80, br#""HEARTBEAT"}"#));
+    }
+    assert_eq!(world.heard(bob).len(), 40);
+}
+
+#[test]
+fn twenty_bad_messages_in_a_row_end_a_connection_and_a_good_one_counts_anew() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana");
+    for _ in 0..19 {
+        world.say(ana, "[]");
+    }
+    world.say(ana, HEARTBEAT);
+    for _ in 0..19 {
+        world.say(ana, "[]");
+    }
+    let heard = world.heard(ana);
+    assert_eq!(heard.iter().filter(|heard| heard.is_type("ERROR")).count(), 38);
+    world.say(ana, "[]");
+    assert_eq!(parse(&world.driver.peers[ana].received).len(), 1);
+    world.assert_closed(ana, 1008);
+    assert_eq!(world.metrics.errors_total.get(), 39);
+}
+
+#[test]
+fn whoever_takes_no_answers_is_no_longer_read_and_goes_on_when_it_does() {
+    let config = Config { send_queue: 4096, ..Config::default() };
+    let mut world = World::new(&config);
+    let ana = world.client("userId=ana");
+    world.driver.peers[ana].room = 0;
+    let heartbeats = frame(0x81, HEARTBEAT.as_bytes()).repeat(1_000);
+    world.driver.send(ana, &heartbeats);
+    let queued = world.metrics.queued_bytes.get();
+    assert!((4096..4096 + 128).contains(&queued), "{queued}");
+    assert!(!world.driver.peers[ana].in_kernel.is_empty());
+    world.driver.make_room(ana, 100);
+    assert_eq!(world.metrics.queued_bytes.get(), queued - 100);
+    world.driver.make_room(ana, usize::MAX);
+    assert_eq!(world.heard(ana).len(), 1_000);
+    assert_eq!(world.metrics.queued_bytes.get(), 0);
+}
+
+#[test]
+fn whoever_takes_no_byte_for_the_send_timeout_is_dropped() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    for peer in [ana, bob] {
+        world.driver.peers[peer].room = 10;
+        world.say(peer, HEARTBEAT);
+    }
+    for _ in 0..59 {
+        world.driver.pass(1_000);
+        world.driver.make_room(bob, 1);
+        world.say(bob, HEARTBEAT);
+        world.say(ana, HEARTBEAT);
+    }
+    assert!(!world.driver.peers[ana].closed);
+    world.driver.pass(1_200);
+    assert!(world.driver.peers[ana].closed && !world.driver.peers[bob].closed);
+    assert_eq!(world.metrics.drops[0].get(), 1);
+}
+
+#[test]
+fn a_request_is_handed_to_control_and_its_answer_ends_the_connection() {
+    let mut world = World::new(&Config::default());
+    let probe = world.driver.connect(Some(Refusal::Full));
+    world.driver.send(probe, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let [(connection, _)] = world.driver.handed_over[..] else { panic!("{:?}", world.driver.handed_over) };
+    world.driver.step(Input::Response { connection, bytes: b"HTTP/1.1 200 OK\r\n\r\n".to_vec() });
+    assert_eq!(world.driver.peers[probe].received, b"HTTP/1.1 200 OK\r\n\r\n");
+    assert!(world.driver.peers[probe].told_end);
+    world.driver.end(probe);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn over_the_limit_a_request_is_read_and_then_refused() {
+    let mut world = World::new(&Config::default());
+    let late = world.driver.connect(Some(Refusal::Full));
+    world.driver.send(late, upgrade("userId=ana").as_bytes());
+    let received = String::from_utf8(world.driver.peers[late].received.clone()).unwrap();
+    assert!(received.starts_with("HTTP/1.1 503 ") && received.contains("Retry-After: "), "{received}");
+    assert_eq!(world.metrics.connections_total.get(), 0);
+}
+
+#[test]
+fn an_invalid_query_is_upgraded_and_closed_and_never_counts() {
+    let mut world = World::new(&Config::default());
+    for query in ["", "userId=", "userId=a&userId=b", "userId=a&heartbeatTimeout=x", "userId=a&status=offline"] {
+        let peer = world.driver.connect(None);
+        world.driver.send(peer, upgrade(query).as_bytes());
+        let received = std::mem::take(&mut world.driver.peers[peer].received);
+        let end = handshake::head_end(&received, 0).unwrap().unwrap();
+        assert!(received.starts_with(b"HTTP/1.1 101 "));
+        assert!(matches!(&parse(&received[end..])[..], [Heard::Close(1002, reason)] if !reason.is_empty()));
+        world.driver.end(peer);
+    }
+    assert_eq!((world.metrics.connections_total.get(), world.metrics.errors_total.get()), (0, 5));
+    world.assert_nothing_left();
+}
+
+#[test]
+fn what_is_late_for_one_connection_never_reaches_the_next_in_its_slot() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana");
+    let late = world.driver.peers[ana].connection;
+    world.driver.end(ana);
+    let bob = world.client("userId=bob");
+    assert_eq!(world.driver.peers[bob].connection.index, late.index);
+    world.driver.step(Input::Received { connection: late, bytes: &mut frame(0x88, b"") });
+    world.driver.step(Input::Ended { connection: late, failed: true });
+    world.driver.step(Input::Writable(late));
+    world.driver.step(Input::Looked(late));
+    world.driver.step(Input::Resume(late));
+    world.driver.step(Input::Response { connection: late, bytes: vec![1] });
+    assert!(!world.driver.peers[bob].closed && world.driver.peers[bob].received.is_empty());
+    assert_eq!(world.driver.core.appetite(late), Appetite::Nothing);
+}
+
+#[test]
+fn draining_tells_everyone_and_takes_nobody_new() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    let knocking = world.driver.connect(None);
+    world.driver.step(Input::Drain);
+    assert!(world.driver.core.drain(world.driver.now, 1));
+    world.driver.act();
+    while world.driver.core.drain(world.driver.now, 1) {
+        world.driver.act();
+    }
+    world.driver.act();
+    assert!(world.driver.peers[knocking].received.starts_with(b"HTTP/1.1 503 "));
+    let late = world.driver.connect(None);
+    world.driver.send(late, upgrade("userId=cleo").as_bytes());
+    assert!(world.driver.peers[late].received.starts_with(b"HTTP/1.1 503 "));
+    world.driver.send(ana, &frame(0x88, &[3, 233]));
+    assert!(world.driver.peers[ana].closed);
+    world.assert_closed(bob, 1001);
+    world.driver.pass(2_000);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn everything_in_one_readable_event_is_taken_in_order() {
+    let mut world = World::new(&Config::default());
+    let peer = world.driver.connect(None);
+    let mut bytes = upgrade("userId=ana").into_bytes();
+    bytes.extend(frame(0x89, b"ping"));
+    bytes.extend(frame(0x81, HEARTBEAT.as_bytes()));
+    bytes.extend(frame(0x81, br#"{"type":"PRESENCE_UPDATE","id":"u","payload":{"status":"busy"}}"#));
+    bytes.extend(frame(0x88, &[3, 232]));
+    bytes.extend(frame(0x81, HEARTBEAT.as_bytes()));
+    world.driver.send(peer, &bytes);
+    world.driver.end(peer);
+    let received = std::mem::take(&mut world.driver.peers[peer].received);
+    let heard = parse(&received[handshake::head_end(&received, 0).unwrap().unwrap()..]);
+    assert!(heard[0].is_type("CONNECT"));
+    assert_eq!(heard[1], Heard::Pong(b"ping".to_vec()));
+    assert!(heard[2].is_type("HEARTBEAT_ACK") && heard[3].is_type("ACK"));
+    assert_eq!(heard[4..], [Heard::Close(1000, String::new())]);
+    world.assert_nothing_left();
+}
+
+/// An application that has a fault.
+struct Faulty;
+
+impl Application for Faulty {
+    type Session = ();
+    type Mail = ();
+
+    fn open(&mut self, _: Now, _: ConnectionId, _: &Upgrade<'_>, _: &mut Vec<u8>) -> Result<Opened<()>, Close> {
+        Ok(Opened { session: (), silence_ms: 0 })
+    }
+
+    fn message(&mut self, _: Now, _: ConnectionId, (): &mut (), message: Message<'_>, out: &mut Vec<u8>) -> Verdict {
+        frame::write(out, Kind::Text, &message.payload);
+        assert_ne!(&*message.payload, b"trip", "the fault");
+        Verdict::Continue
+    }
+
+    fn ended(&mut self, _: Now, _: ConnectionId, (): ()) {}
+
+    fn receive(&mut self, _: Now, (): ()) {}
+
+    fn take_mail(&mut self, _: usize) -> Option<()> {
+        None
+    }
+
+    fn hold_mail(&mut self, _: usize) {}
+
+    fn return_mail(&mut self, _: usize, (): ()) {}
+}
+
+#[test]
+fn a_panic_costs_one_connection_and_nobody_else() {
+    let metrics = Arc::new(ShardMetrics::default());
+    let limits = Limits::new(&Config::default());
+    let mut driver = VirtualDriver::new(Faulty, limits, Arc::clone(&metrics));
+    let (ana, bob) = (driver.connect(None), driver.connect(None));
+    for peer in [ana, bob] {
+        driver.send(peer, upgrade("").as_bytes());
+        driver.peers[peer].received.clear();
+    }
+    let mut bytes = frame(0x81, b"well");
+    bytes.extend(frame(0x81, b"trip"));
+    driver.send(ana, &bytes);
+    driver.send(bob, &frame(0x81, b"well"));
+    assert_eq!(parse(&driver.peers[ana].received), [Heard::Close(1011, "internal fault".to_owned())]);
+    assert_eq!(parse(&driver.peers[bob].received), [Heard::Text("well".to_owned())]);
+    assert_eq!((metrics.panics_total.get(), metrics.connections_current.get()), (1, 1));
+    driver.pass(2_100);
+    assert!(driver.peers[ana].closed && !driver.peers[bob].closed);
+}

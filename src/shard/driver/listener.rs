@@ -1,0 +1,165 @@
+//! Accepting, and refusing when there is no room.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Descriptors set aside for those who must be told that no descriptor is left.
+const RESERVE: usize = 8;
+
+/// How long accepting rests when the reserve too is used up, in milliseconds.
+const REST_MS: u64 = 100;
+
+/// A shard's own listening socket, among those of all shards on one port (SO_REUSEPORT).
+#[derive(Debug)]
+pub struct Listener {
+    /// None once it was closed.
+    socket: Option<TcpListener>,
+    reserve: Vec<File>,
+    /// Set while accepting rests.
+    resting_until_ms: Option<u64>,
+}
+
+/// What came of one try to accept.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Connection(TcpStream),
+    /// A connection, accepted with a descriptor of the reserve: it must be refused.
+    OnReserve(TcpStream),
+    /// Nobody waits.
+    Nobody,
+    /// No descriptor is left; accepting rests.
+    Resting,
+}
+
+/// How listening sockets are made.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Connections that the kernel keeps for accept; it caps this at net.core.somaxconn.
+    pub backlog: i32,
+    /// TCP_NODELAY, which accepted sockets inherit.
+    pub nodelay: bool,
+}
+
+impl Listener {
+    /// Listens on `address`, which other shards of this process share.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot be had.
+    pub fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
+        let socket = tcp_socket(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(options.backlog)?;
+        socket.set_tcp_nodelay(options.nodelay)?;
+        socket.set_nonblocking(true)?;
+        let mut listener =
+            Self { socket: Some(TcpListener::from_std(socket.into())), reserve: Vec::new(), resting_until_ms: None };
+        listener.refill();
+        Ok(listener)
+    }
+
+    /// Has poll tell under `token` when somebody waits.
+    ///
+    /// # Errors
+    /// When the kernel does not take one more descriptor into the set.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.as_mut().map_or(Ok(()), |socket| registry.register(socket, token, Interest::READABLE))
+    }
+
+    /// Listens no longer.
+    pub fn close(&mut self) {
+        self.socket = None;
+    }
+
+    /// Accepts one connection.
+    ///
+    /// # Errors
+    /// What is neither a want of descriptors nor of connections; the next try may succeed.
+    pub fn accept(&mut self, now_ms: u64) -> io::Result<Accepted> {
+        match self.accept_once() {
+            Err(error) if is_want_of_descriptors(&error) => {
+                if self.reserve.pop().is_some()
+                    && let Ok(Some(stream)) = self.accept_once()
+                {
+                    return Ok(Accepted::OnReserve(stream));
+                }
+                self.refill();
+                self.resting_until_ms = Some(now_ms + REST_MS);
+                Ok(Accepted::Resting)
+            }
+            Ok(stream) => Ok(stream.map_or(Accepted::Nobody, Accepted::Connection)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether accepting rests at `now_ms`; when it has rested enough it does so no longer.
+    pub fn rests(&mut self, now_ms: u64) -> bool {
+        if self.resting_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
+            self.resting_until_ms = None;
+        }
+        self.resting_until_ms.is_some()
+    }
+
+    /// When accepting has rested enough, if it rests.
+    pub fn resting_until_ms(&self) -> Option<u64> {
+        self.resting_until_ms
+    }
+
+    /// A descriptor was closed: the reserve is filled up first.
+    pub fn refill(&mut self) {
+        while self.reserve.len() < RESERVE {
+            match File::open("/dev/null") {
+                Ok(file) => self.reserve.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether the reserve lacks a descriptor.
+    pub fn lacks_reserve(&self) -> bool {
+        self.reserve.len() < RESERVE
+    }
+
+    fn accept_once(&self) -> io::Result<Option<TcpStream>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        match socket.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Takes `address` for this process, without listening, and returns it with the port that it got.
+///
+/// Sockets that share a port by SO_REUSEPORT would also share it with those of another process of the same user;
+/// so the first socket asks for the port alone, and only when it has it, lets others of this process in.
+///
+/// # Errors
+/// What the kernel says when somebody else serves there, or it cannot be had.
+pub fn claim(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = tcp_socket(address)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((socket, bound))
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn is_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,444 @@
+//! A shard's thread: poll, sockets, the clock. It feeds the core and does what the core says; what is said on the
+//! connections it does not know.
+
+pub mod clock;
+pub mod inbox;
+pub mod listener;
+pub mod socket;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Events, Poll, Token};
+
+use self::clock::Clock;
+use self::inbox::{Address, ControlOrder, Inbox};
+use self::listener::{Accepted, Listener};
+use self::socket::{Socket, Transfer};
+use super::core::{Appetite, Application, Core, Input, Output};
+use super::{ConnectionId, Now};
+use crate::metrics::ShardMetrics;
+use crate::protocol::error::Refusal;
+use crate::protocol::plain::PlainRequest;
+
+/// The token under which each shard's waker is registered, by whoever made its poll.
+pub const WAKER: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// Answers between two readings of the clock.
+const ANSWERS_PER_CLOCK: u32 = 64;
+
+/// Connections that are closed in one turn while draining.
+const DRAIN_BUDGET: usize = 256;
+
+/// Plain requests of one shard that control may have before it has answered: also the room that a shard's inbox
+/// needs for the answers.
+pub const PLAIN_REQUESTS_MAX: usize = 256;
+
+/// How soon mail is offered again to an inbox that was full, in milliseconds.
+const MAIL_RETRY_MS: u64 = 1;
+
+/// A plain request that a shard hands to control.
+#[derive(Debug)]
+pub struct PlainHandover {
+    /// The shard that asks.
+    pub shard: usize,
+    /// Whose request it is.
+    pub connection: ConnectionId,
+    /// The request.
+    pub request: PlainRequest,
+}
+
+/// Hands a plain request to control; false when control takes no more now.
+pub type HandOver = Box<dyn FnMut(PlainHandover) -> bool + Send>;
+
+/// What a shard is made of. All of it but the poll, the inbox and the addresses is made on the shard's own thread.
+pub struct ShardParts<A: Application> {
+    /// Which of the shards.
+    pub shard: usize,
+    /// With the inbox's waker registered under [`WAKER`].
+    pub poll: Poll,
+    /// What other threads send.
+    pub inbox: Inbox<A::Mail>,
+    /// Where mail for each shard goes; the own address among them is not used.
+    pub addresses: Vec<Address<A::Mail>>,
+    /// To control.
+    pub hand_over: HandOver,
+    /// The listening socket.
+    pub listener: Listener,
+    /// The connections.
+    pub core: Core<A, Socket>,
+    /// The clock that the core was begun with.
+    pub clock: Clock,
+    /// The cells of every shard; this one writes its own.
+    pub metrics: Vec<Arc<ShardMetrics>>,
+    /// The budgets and sizes of a turn.
+    pub turn: TurnLimits,
+}
+
+/// The budgets and sizes of a shard's turn.
+#[derive(Clone, Debug)]
+pub struct TurnLimits {
+    /// Events that one poll returns at most.
+    pub event_batch: usize,
+    /// Bytes that one read takes at most; also what one connection may have read in one turn.
+    pub read_buffer_bytes: usize,
+    /// Connections that are accepted in one turn at most.
+    pub accepts: usize,
+    /// Connections of all shards together beyond which new ones are refused; 0 for no such limit.
+    pub connections_max: usize,
+    /// How long draining may take.
+    pub drain_timeout: Duration,
+}
+
+/// A shard at work.
+pub struct Shard<A: Application> {
+    parts: ShardParts<A>,
+    metrics: Arc<ShardMetrics>,
+    buffer: Vec<u8>,
+    /// Connections that were put aside with something left to read.
+    ready: VecDeque<ConnectionId>,
+    /// Connections that are looked at before they are ended.
+    looks: Vec<ConnectionId>,
+    accepting: Accepting,
+    /// Answers that left since the clock was last read.
+    unclocked: u32,
+    /// When the clock was last read for latencies.
+    clocked_ns: u64,
+    /// Plain requests that control has not answered.
+    handed_over: usize,
+    mail_waits: bool,
+    drain_deadline_ms: Option<u64>,
+    /// Whether draining has somebody left to tell.
+    drains_on: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// Poll will tell when somebody waits.
+    Idle,
+    /// Somebody may wait.
+    Due,
+    /// Never again: the shard drains.
+    Ended,
+}
+
+impl<A: Application> Shard<A> {
+    /// A shard that is ready to run.
+    ///
+    /// # Errors
+    /// When the listener cannot be registered.
+    pub fn new(mut parts: ShardParts<A>) -> io::Result<Self> {
+        parts.listener.register(parts.poll.registry(), LISTENER)?;
+        Ok(Self {
+            metrics: Arc::clone(&parts.metrics[parts.shard]),
+            buffer: vec![0; parts.turn.read_buffer_bytes],
+            ready: VecDeque::new(),
+            looks: Vec::new(),
+            accepting: Accepting::Idle,
+            unclocked: 0,
+            clocked_ns: 0,
+            handed_over: 0,
+            mail_waits: false,
+            drain_deadline_ms: None,
+            drains_on: false,
+            parts,
+        })
+    }
+
+    /// Serves until everybody has been drained.
+    ///
+    /// # Errors
+    /// When poll fails, which is a fault of this program or the end of the kernel's memory.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(self.parts.turn.event_batch);
+        loop {
+            let timeout = self.timeout();
+            self.metrics.turn_began_ms.set(0);
+            match self.parts.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => self.parts.inbox.wake_up(),
+            }
+            let now = self.parts.clock.now();
+            self.metrics.turn_began_ms.set(now.unix_ms);
+            self.clocked_ns = now.elapsed_ns;
+
+            self.empty_inbox(now);
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    LISTENER => self.accepting = self.accepting.woken(),
+                    token => self.serve(now, connection_of(token), event),
+                }
+            }
+            self.serve_ready(now);
+            self.accept(now);
+            self.core_tick(now);
+            if self.drain(now) {
+                return Ok(());
+            }
+            self.send_mail();
+            self.read_clock();
+            self.metrics.turn_ns.observe(self.clocked_ns - now.elapsed_ns);
+        }
+    }
+
+    /// How long poll may sleep.
+    fn timeout(&mut self) -> Option<Duration> {
+        let now_ms = self.parts.clock.elapsed_ns() / 1_000_000;
+        let due_now = self.drains_on
+            || !self.ready.is_empty()
+            || self.accepting == Accepting::Due && !self.parts.listener.rests(now_ms);
+        if due_now || !self.parts.inbox.fall_asleep() {
+            return Some(Duration::ZERO);
+        }
+        let wake_ms = [
+            self.parts.core.deadline_ms(),
+            self.parts.listener.resting_until_ms(),
+            self.drain_deadline_ms,
+            self.mail_waits.then_some(now_ms + MAIL_RETRY_MS),
+        ];
+        let wake_ms = wake_ms.into_iter().flatten().min()?;
+        // poll counts whole milliseconds and mio rounds up, so nothing is woken for just before it is due.
+        Some(Duration::from_millis(wake_ms.saturating_sub(now_ms)))
+    }
+
+    fn empty_inbox(&mut self, now: Now) {
+        self.metrics.inbox_depth.set(self.parts.inbox.depth() as u64);
+        while let Some(order) = self.parts.inbox.next_order() {
+            match order {
+                ControlOrder::Response { connection, bytes } => {
+                    self.handed_over -= 1;
+                    self.step(now, Input::Response { connection, bytes });
+                }
+                ControlOrder::Drain => self.begin_drain(now),
+            }
+        }
+        // What is there when the turn begins; what comes meanwhile waits for the next.
+        for _ in 0..self.parts.inbox.depth() {
+            let Some(mail) = self.parts.inbox.next_mail() else { break };
+            self.parts.core.application_mut().receive(now, mail);
+        }
+    }
+
+    fn serve(&mut self, now: Now, connection: ConnectionId, event: &Event) {
+        if event.is_writable() {
+            self.step(now, Input::Writable(connection));
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            let ends = event.is_read_closed() || event.is_error();
+            self.read(now, connection, ends);
+        }
+    }
+
+    fn serve_ready(&mut self, now: Now) {
+        for _ in 0..self.ready.len() {
+            let Some(connection) = self.ready.pop_front() else { return };
+            // Whether its end was told of is not remembered: reading until nothing is left finds it.
+            self.read(now, connection, true);
+        }
+    }
+
+    /// Reads a connection until nothing is left or its share of the turn is used up.
+    ///
+    /// A short read means that nothing is left, unless the peer's end follows it: of that no second event tells.
+    fn read(&mut self, now: Now, connection: ConnectionId, until_end: bool) {
+        let mut left = self.buffer.len();
+        loop {
+            match self.parts.core.appetite(connection) {
+                Appetite::Nothing => return,
+                Appetite::Unread => {
+                    self.step(now, Input::Resume(connection));
+                    // The core says by `Output::Ready` if there is more of it.
+                    if self.ready.back() != Some(&connection) {
+                        self.ready.push_back(connection);
+                    }
+                    return;
+                }
+                Appetite::Read => {}
+            }
+            if left == 0 {
+                return self.ready.push_back(connection);
+            }
+            let Some(socket) = self.parts.core.socket_mut(connection) else { return };
+            match socket.read(&mut self.buffer[..left]) {
+                Transfer::Bytes(count) => {
+                    let bytes = &mut self.buffer[..count];
+                    self.parts.core.handle(now, Input::Received { connection, bytes });
+                    self.act(now);
+                    if count < left && !until_end {
+                        return;
+                    }
+                    left -= count;
+                }
+                Transfer::WouldBlock => return,
+                Transfer::End => return self.step(now, Input::Ended { connection, failed: false }),
+                Transfer::Failed => return self.step(now, Input::Ended { connection, failed: true }),
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        if self.accepting != Accepting::Due || self.parts.listener.rests(now.elapsed_ms()) {
+            return;
+        }
+        for _ in 0..self.parts.turn.accepts {
+            match self.parts.listener.accept(now.elapsed_ms()) {
+                Ok(Accepted::Connection(stream)) => {
+                    let refusal = self.is_full().then_some(Refusal::Full);
+                    self.welcome(now, stream, refusal);
+                }
+                Ok(Accepted::OnReserve(stream)) => {
+                    self.metrics.accept_descriptors_exhausted_total.increment();
+                    self.welcome(now, stream, Some(Refusal::NoDescriptor));
+                }
+                Ok(Accepted::Nobody) => {
+                    self.accepting = Accepting::Idle;
+                    return;
+                }
+                Ok(Accepted::Resting) => {
+                    self.metrics.accept_descriptors_exhausted_total.increment();
+                    return;
+                }
+                // Whoever was accepted is gone already (ECONNABORTED and its like); the next one need not be.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn welcome(&mut self, now: Now, stream: mio::net::TcpStream, refusal: Option<Refusal>) {
+        let registry = self.parts.poll.registry();
+        let core = &mut self.parts.core;
+        let accepted = core.accept(now, refusal, |id| Socket::register(stream, registry, token_of(id)));
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "a connection was dropped: the kernel takes no more descriptors into epoll");
+        }
+    }
+
+    /// Whether `max_connections` are open, by what the shards have published.
+    fn is_full(&self) -> bool {
+        let connections_max = self.parts.turn.connections_max;
+        connections_max > 0
+            && self.parts.metrics.iter().map(|shard| shard.sockets_current.get()).sum::<u64>() >= connections_max as u64
+    }
+
+    fn core_tick(&mut self, now: Now) {
+        if self.parts.core.deadline_ms().is_some_and(|due_ms| due_ms <= now.elapsed_ms()) {
+            self.step(now, Input::Tick);
+        }
+        while let Some(connection) = self.looks.pop() {
+            self.step(now, Input::Writable(connection));
+            self.read(now, connection, true);
+            self.step(now, Input::Looked(connection));
+        }
+    }
+
+    fn begin_drain(&mut self, now: Now) {
+        if self.accepting == Accepting::Ended {
+            return;
+        }
+        // Who is in the kernel's queue already is told, rather than reset when the listener closes.
+        self.accepting = Accepting::Due;
+        self.parts.core.handle(now, Input::Drain);
+        self.accept(now);
+        self.accepting = Accepting::Ended;
+        self.parts.listener.close();
+        let drain_ms = u64::try_from(self.parts.turn.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.drain_deadline_ms = Some(now.elapsed_ms().saturating_add(drain_ms));
+    }
+
+    /// Goes on with draining; true when it has come to its end.
+    fn drain(&mut self, now: Now) -> bool {
+        let Some(deadline_ms) = self.drain_deadline_ms else { return false };
+        self.drains_on = self.parts.core.drain(now, DRAIN_BUDGET);
+        self.act(now);
+        self.parts.core.is_empty() || now.elapsed_ms() >= deadline_ms
+    }
+
+    fn send_mail(&mut self) {
+        self.mail_waits = false;
+        for shard in 0..self.parts.addresses.len() {
+            let (application, address) = (self.parts.core.application_mut(), &self.parts.addresses[shard]);
+            if address.is_full() {
+                application.hold_mail(shard);
+                self.mail_waits = true;
+            } else if let Some(mail) = application.take_mail(shard)
+                && let Err(mail) = address.send(mail)
+            {
+                application.return_mail(shard, mail);
+                self.mail_waits = true;
+            }
+        }
+    }
+
+    fn step(&mut self, now: Now, input: Input<'_>) {
+        self.parts.core.handle(now, input);
+        self.act(now);
+    }
+
+    /// Does all that the core wants done.
+    fn act(&mut self, now: Now) {
+        while let Some(output) = self.parts.core.poll_output() {
+            match output {
+                Output::Write { connection, socket, bytes } => {
+                    let taken = match socket.write(bytes, self.parts.poll.registry(), token_of(connection)) {
+                        Transfer::Bytes(count) => Some(count),
+                        _ => None,
+                    };
+                    self.parts.core.sent(now, connection, taken.unwrap_or(0));
+                    if taken.is_none() {
+                        self.parts.core.handle(now, Input::Ended { connection, failed: true });
+                    }
+                    self.unclocked += 1;
+                    if self.unclocked >= ANSWERS_PER_CLOCK {
+                        self.read_clock();
+                    }
+                }
+                Output::ShutdownWrite(socket) => socket.shutdown_write(),
+                Output::Close(socket) => {
+                    drop(socket);
+                    if self.parts.listener.lacks_reserve() {
+                        self.parts.listener.refill();
+                    }
+                }
+                Output::Look(connection) => self.looks.push(connection),
+                Output::Ready(connection) => self.ready.push_back(connection),
+                Output::Plain { connection, request } => {
+                    let handover = PlainHandover { shard: self.parts.shard, connection, request };
+                    if self.handed_over < PLAIN_REQUESTS_MAX && (self.parts.hand_over)(handover) {
+                        self.handed_over += 1;
+                    } else {
+                        self.parts.core.handle(now, Input::Unanswered(connection));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the clock for the answers that have left since it was last read.
+    fn read_clock(&mut self) {
+        self.unclocked = 0;
+        let answered = self.parts.core.take_answered();
+        let before_ns = std::mem::replace(&mut self.clocked_ns, self.parts.clock.elapsed_ns());
+        if answered > 0 {
+            self.metrics.latency_ns.observe_many(self.clocked_ns - before_ns, answered);
+        }
+    }
+}
+
+impl Accepting {
+    fn woken(self) -> Self {
+        if self == Self::Ended { Self::Ended } else { Self::Due }
+    }
+}
+
+fn token_of(connection: ConnectionId) -> Token {
+    Token((connection.generation as usize) << 32 | connection.index as usize)
+}
+
+fn connection_of(token: Token) -> ConnectionId {
+    ConnectionId { index: token.0 as u32, generation: (token.0 >> 32) as u32 }
+}

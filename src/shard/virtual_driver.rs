@@ -1,0 +1,161 @@
+//! A driver without sockets and clocks: what tests, fuzz targets and benches run a [`Core`] with.
+
+use std::sync::Arc;
+
+use super::core::{Appetite, Application, Core, Input, Limits, Output};
+use super::{ConnectionId, Now};
+use crate::metrics::ShardMetrics;
+use crate::protocol::error::Refusal;
+use crate::protocol::plain::PlainRequest;
+
+/// A core with peers that are nothing but bytes.
+pub struct VirtualDriver<A: Application> {
+    /// The core.
+    pub core: Core<A, usize>,
+    /// What time it is; set freely, forwards.
+    pub now: Now,
+    /// The peers, in the order in which they came.
+    pub peers: Vec<Peer>,
+    /// Plain requests that were handed over.
+    pub handed_over: Vec<(ConnectionId, PlainRequest)>,
+    ready: Vec<ConnectionId>,
+}
+
+/// One peer's end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Which connection it is to the core.
+    pub connection: ConnectionId,
+    /// What it was sent.
+    pub received: Vec<u8>,
+    /// What it sent and the core has not read: what lies in the kernel.
+    pub in_kernel: Vec<u8>,
+    /// How many bytes its socket still takes.
+    pub room: usize,
+    /// Whether it was told that nothing more comes.
+    pub told_end: bool,
+    /// Whether its socket was closed.
+    pub closed: bool,
+}
+
+/// How many bytes one read takes at most.
+const READ_BYTES: usize = 4096;
+
+impl<A: Application> VirtualDriver<A> {
+    /// A driver with nobody connected, at a time well after the epochs.
+    pub fn new(application: A, limits: Limits, metrics: Arc<ShardMetrics>) -> Self {
+        let now = Now { elapsed_ns: 1_000_000_000, unix_ms: 1_795_582_739_706 };
+        let core = Core::new(now, application, limits, metrics);
+        Self { core, now, peers: Vec::new(), handed_over: Vec::new(), ready: Vec::new() }
+    }
+
+    /// A peer connects; returns its number.
+    pub fn connect(&mut self, refusal: Option<Refusal>) -> usize {
+        let peer = self.peers.len();
+        let accepted = self.core.accept(self.now, refusal, |_| Ok::<_, std::convert::Infallible>(peer));
+        let Ok(connection) = accepted;
+        let (received, in_kernel) = (Vec::new(), Vec::new());
+        self.peers.push(Peer { connection, received, in_kernel, room: usize::MAX, told_end: false, closed: false });
+        peer
+    }
+
+    /// A peer sends bytes, and the core reads what it wants of them.
+    pub fn send(&mut self, peer: usize, bytes: &[u8]) {
+        self.peers[peer].in_kernel.extend_from_slice(bytes);
+        self.read(peer);
+        self.settle();
+    }
+
+    /// A peer ends its side.
+    pub fn end(&mut self, peer: usize) {
+        if !self.peers[peer].closed {
+            let connection = self.peers[peer].connection;
+            self.step(Input::Ended { connection, failed: false });
+        }
+    }
+
+    /// A peer's socket takes `room` bytes more from now on.
+    pub fn make_room(&mut self, peer: usize, room: usize) {
+        self.peers[peer].room = room;
+        let connection = self.peers[peer].connection;
+        self.step(Input::Writable(connection));
+        self.settle();
+    }
+
+    /// Time passes, in steps as the core asks for them.
+    pub fn pass(&mut self, ms: u64) {
+        let end_ms = self.now.elapsed_ms() + ms;
+        while let Some(due_ms) = self.core.deadline_ms().filter(|&due_ms| due_ms <= end_ms) {
+            self.jump(due_ms.saturating_sub(self.now.elapsed_ms()));
+        }
+        self.jump(end_ms - self.now.elapsed_ms());
+    }
+
+    /// Time passes at once, as when the process was stopped.
+    pub fn jump(&mut self, ms: u64) {
+        self.now.elapsed_ns += ms * 1_000_000;
+        self.now.unix_ms += ms;
+        self.step(Input::Tick);
+        self.settle();
+    }
+
+    /// Handles `input` and does what the core then wants.
+    pub fn step(&mut self, input: Input<'_>) {
+        self.core.handle(self.now, input);
+        self.act();
+    }
+
+    /// Does all that the core wants done.
+    pub fn act(&mut self) {
+        let mut looks = Vec::new();
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Write { connection, socket, bytes } => {
+                    let peer = &mut self.peers[*socket];
+                    assert!(!peer.closed && !peer.told_end, "nothing is written after the end");
+                    let taken = bytes.len().min(peer.room);
+                    peer.room -= taken;
+                    peer.received.extend_from_slice(&bytes[..taken]);
+                    self.core.sent(self.now, connection, taken);
+                }
+                Output::ShutdownWrite(socket) => self.peers[*socket].told_end = true,
+                Output::Close(socket) => self.peers[socket].closed = true,
+                Output::Look(connection) => looks.push(connection),
+                Output::Ready(connection) => self.ready.push(connection),
+                Output::Plain { connection, request } => self.handed_over.push((connection, request)),
+            }
+        }
+        for connection in looks {
+            if let Some(&mut peer) = self.core.socket_mut(connection) {
+                self.read(peer);
+            }
+            self.step(Input::Looked(connection));
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(connection) = self.ready.pop() {
+            if let Some(&mut peer) = self.core.socket_mut(connection) {
+                self.read(peer);
+            }
+        }
+    }
+
+    fn read(&mut self, peer: usize) {
+        let connection = self.peers[peer].connection;
+        loop {
+            match self.core.appetite(connection) {
+                Appetite::Nothing => return,
+                Appetite::Unread => self.step(Input::Resume(connection)),
+                Appetite::Read => {
+                    let in_kernel = &mut self.peers[peer].in_kernel;
+                    let mut bytes: Vec<u8> = in_kernel.drain(..in_kernel.len().min(READ_BYTES)).collect();
+                    if bytes.is_empty() {
+                        return;
+                    }
+                    self.step(Input::Received { connection, bytes: &mut bytes });
+                }
+            }
+        }
+    }
+}
