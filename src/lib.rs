@@ -16,10 +16,12 @@
 //! | [`control`] | plain HTTP, health, the metrics text | connections |
 //! | [`cli`] | the command line, as far as it needs no server | anything but `config` |
 //! | [`server`] | config → threads → run → drain | – |
+//! | [`load`] | the load generator: a client of the above, which knows none of it but `protocol` | the server |
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod load;
 pub mod metrics;
 pub mod presence;
 pub mod protocol;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use rollcall::cli::{self, Command};
-use rollcall::server;
+use rollcall::{load, server};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1), std::env::vars_os()) {
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
-        Ok(Command::Load(_)) => fail(&anyhow::anyhow!("the load generator is not part of this build")),
+        Ok(Command::Load(arguments)) => load::run(arguments).unwrap_or_else(|error| fail(&error)),
         Err(error) => {
             let _ = if error.exit_code() == 0 {
                 writeln!(std::io::stdout(), "{error}")
