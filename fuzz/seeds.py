@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets, one file for each case that is named here."""
+
+import json
+import pathlib
+import struct
+
+SEEDS = pathlib.Path(__file__).parent / "seeds"
+MASK = bytes([0x37, 0xFA, 0x21, 0x3D])  # the mask of RFC 6455 section 5.7
+TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
+
+
+def frame(opcode, payload=b"", fin=True, rsv=0, masked=True, mask=MASK, announced=None, form=None):
+    """One frame. `announced` is the length it claims, `form` how many bits tell it: 7, 16 or 64."""
+    length = len(payload) if announced is None else announced
+    form = form or (7 if length < 126 else 16 if length < 65536 else 64)
+    bit = 0x80 if masked else 0
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    if form == 7:
+        head += bytes([bit | length])
+    elif form == 16:
+        head += bytes([bit | 126]) + struct.pack(">H", length)
+    else:
+        head += bytes([bit | 127]) + struct.pack(">Q", length)
+    if masked:
+        head += mask
+        payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return head + payload
+
+
+def text(message):
+    return frame(TEXT, message.encode() if isinstance(message, str) else json.dumps(message).encode())
+
+
+def close(code=None, reason=b""):
+    return frame(CLOSE, b"" if code is None else struct.pack(">H", code) + reason)
+
+
+HEARTBEAT = text('{"type":"HEARTBEAT"}')
+UPDATE = text('{"type":"PRESENCE_UPDATE","id":7,"payload":{"status":"busy","metadata":{"room":"b"}}}')
+DISCONNECT = text('{"type":"DISCONNECT","id":"bye"}')
+
+
+def request(target="/?userId=ana", method="GET", version="HTTP/1.1", extra=(), without=(), ending="\r\n"):
+    headers = {
+        "Host": "x",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    lines = [f"{method} {target} {version}"]
+    lines += [f"{name}: {value}" for name, value in headers.items() if name not in without]
+    lines += list(extra)
+    return (ending.join(lines) + ending * 2).encode()
+
+
+def plain(target, method="GET", extra=()):
+    lines = [f"{method} {target} HTTP/1.1", "Host: x", *extra]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+handshake = {
+    "upgrade": request(),
+    "upgrade_on_ws_path": request("/ws?userId=ana&status=away&heartbeatTimeout=60000"),
+    "upgrade_from_a_browser": request(
+        extra=[
+            "Origin: null",
+            "User-Agent: Mozilla/5.0",
+            "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+            "Sec-WebSocket-Protocol: other, rollcall.v1",
+            "Cookie: a=b; c=d",
+        ]
+    ),
+    "upgrade_with_token_lists": request(
+        without=["Connection", "Upgrade"], extra=["Connection: keep-alive, Upgrade", "Upgrade: h2c, WebSocket"]
+    ),
+    "user_id_percent_encoded": request("/?userId=%C3%A4%F0%9F%98%80+b%20c"),
+    "user_id_missing": request("/"),
+    "user_id_twice": request("/?userId=a&userId=b"),
+    "user_id_empty": request("/?userId="),
+    "user_id_with_control": request("/?userId=a%00b"),
+    "user_id_with_c1_control": request("/?userId=a%C2%85b"),
+    "user_id_not_utf8": request("/?userId=%ff%fe"),
+    "user_id_cut_percent": request("/?userId=a%4"),
+    "user_id_128_bytes": request("/?userId=" + "u" * 128),
+    "user_id_129_bytes": request("/?userId=" + "u" * 129),
+    "status_unknown": request("/?userId=a&status=asleep"),
+    "status_twice": request("/?userId=a&status=away&status=busy"),
+    "heartbeat_timeout_negative": request("/?userId=a&heartbeatTimeout=-1"),
+    "heartbeat_timeout_huge": request("/?userId=a&heartbeatTimeout=" + "9" * 60),
+    "heartbeat_timeout_no_integer": request("/?userId=a&heartbeatTimeout=1e3"),
+    "key_missing": request(without=["Sec-WebSocket-Key"]),
+    "key_twice": request(extra=["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]),
+    "key_15_bytes": request(without=["Sec-WebSocket-Key"], extra=["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"]),
+    "version_8": request(without=["Sec-WebSocket-Version"], extra=["Sec-WebSocket-Version: 8"]),
+    "version_twice": request(extra=["Sec-WebSocket-Version: 13"]),
+    "upgrade_header_missing": request(without=["Upgrade"]),
+    "host_missing": request(without=["Host"]),
+    "host_twice": request(extra=["Host: y"]),
+    "http_1_0": request(version="HTTP/1.0"),
+    "http_2_preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "absolute_target": request("http" + "://x/?userId=ana"),
+    "asterisk_target": request("*", method="OPTIONS"),
+    "body_by_length": request(extra=["Content-Length: 5"]) + b"hello",
+    "body_by_chunks": request(extra=["Transfer-Encoding: chunked"]) + b"0\r\n\r\n",
+    "length_zero": request(extra=["Content-Length: 0"]),
+    "length_twice": request(extra=["Content-Length: 0", "Content-Length: 1"]),
+    "post": request(method="POST"),
+    "head_root": request(method="HEAD"),
+    "bare_line_feeds": request(ending="\n"),
+    "bare_line_feeds_then_crlf": request(ending="\n") + b"\r\n\r\n",
+    "folded_header": request(extra=["A: b", " c"]),
+    "blank_before_colon": request(extra=["A : b"]),
+    "nul_in_header": request(extra=["A: b\0c"]),
+    "header_not_ascii": request(extra=["A: \u00e4\u00f6"]),
+    "headers_99": request(extra=[f"A{index}: b" for index in range(94)]),
+    "headers_100": request(extra=[f"A{index}: b" for index in range(95)]),
+    "headers_101": request(extra=[f"A{index}: b" for index in range(96)]),
+    "head_8191_bytes": request(extra=["A: " + "b" * (8191 - len(request()) - 5)]),
+    "head_8192_bytes": request(extra=["A: " + "b" * (8192 - len(request()) - 5)]),
+    "head_8193_bytes": request(extra=["A: " + "b" * (8193 - len(request()) - 5)]),
+    "target_too_long": b"GET /?userId=" + b"u" * 8300,
+    "blanks_in_subprotocol": request(extra=["Sec-WebSocket-Protocol: a" + " " * 4000 + "b"]),
+    "subprotocol_twice": request(extra=["Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: rollcall.v1"]),
+    "health": plain("/health"),
+    "health_live_head": plain("/health/live", method="HEAD"),
+    "health_ready_query": plain("/health/ready?verbose=1"),
+    "metrics": plain("/metrics", extra=["Accept: text/plain;version=0.0.4"]),
+    "metrics_post": plain("/metrics", method="POST"),
+    "not_found": plain("/favicon.ico"),
+    "no_upgrade": plain("/"),
+    "empty_lines_first": b"\r\n\r\n" + request(),
+    "tls_client_hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(32)),
+    "proxy_header": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 3000\r\n" + request(),
+    "half": request()[:60],
+    "nothing": b"",
+}
+
+frames = {
+    "heartbeat": HEARTBEAT,
+    "two_heartbeats": HEARTBEAT * 2,
+    "hello_of_the_rfc": frame(TEXT, b"Hello"),
+    "hello_in_fragments": frame(TEXT, b"Hel", fin=False) + frame(CONTINUATION, b"lo"),
+    "ping_between_fragments": frame(TEXT, b"Hel", fin=False) + frame(PING, b"?") + frame(CONTINUATION, b"lo"),
+    "character_cut_between_fragments": frame(TEXT, b"\xe2\x82", fin=False) + frame(CONTINUATION, b"\xac"),
+    "empty_fragments": frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 3 + frame(CONTINUATION),
+    "eight_fragments": frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False) * 6 + frame(CONTINUATION),
+    "nine_fragments": frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False) * 7 + frame(CONTINUATION),
+    "endless_one_byte_fragments": frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False) * 300,
+    "empty_text": frame(TEXT),
+    "binary": frame(BINARY, bytes(range(16))),
+    "binary_in_fragments": frame(BINARY, b"\xff", fin=False) + frame(CONTINUATION, b"\xfe"),
+    "ping": frame(PING, b"are you there"),
+    "ping_125_bytes": frame(PING, b"p" * 125),
+    "ping_126_bytes": frame(PING, b"p" * 126),
+    "ping_fragmented": frame(PING, b"p", fin=False),
+    "pong_unasked": frame(PONG, b"here"),
+    "close_empty": close(),
+    "close_1000": close(1000),
+    "close_1000_with_reason": close(1000, "adieu \u00e4".encode()),
+    "close_one_byte": frame(CLOSE, b"\x03"),
+    "close_1005": close(1005),
+    "close_1006": close(1006),
+    "close_999": close(999),
+    "close_4000": close(4000),
+    "close_5000": close(5000),
+    "close_reason_not_utf8": close(1000, b"\xff\xfe"),
+    "close_126_bytes": frame(CLOSE, struct.pack(">H", 1000) + b"r" * 124),
+    "close_then_more": close(1000) + HEARTBEAT,
+    "unmasked": frame(TEXT, b"Hello", masked=False),
+    "unmasked_ping": frame(PING, masked=False),
+    "mask_of_zeros": frame(TEXT, b"Hello", mask=bytes(4)),
+    "rsv1": frame(TEXT, b"Hello", rsv=4),
+    "rsv2": frame(TEXT, b"Hello", rsv=2),
+    "rsv3": frame(TEXT, b"Hello", rsv=1),
+    "rsv1_on_a_continuation": frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", rsv=4),
+    "opcode_3": frame(3, b"a"),
+    "opcode_11": frame(11, b"a"),
+    "opcode_15": frame(15),
+    "continuation_of_nothing": frame(CONTINUATION, b"a"),
+    "text_inside_text": frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"),
+    "text_125_bytes": frame(TEXT, b"a" * 125),
+    "text_126_bytes": frame(TEXT, b"a" * 126),
+    "text_1024_bytes": frame(TEXT, b"a" * 1024),
+    "text_1025_bytes": frame(TEXT, b"a" * 1025),
+    "text_1025_bytes_in_fragments": frame(TEXT, b"a" * 1024, fin=False) + frame(CONTINUATION, b"b"),
+    "length_16_bits_not_minimal": frame(TEXT, b"Hello", form=16),
+    "length_64_bits_not_minimal": frame(TEXT, b"Hello", form=64),
+    "length_top_bit": frame(TEXT, b"Hello", announced=1 << 63 | 5),
+    "length_all_ones": frame(TEXT, b"Hello", announced=(1 << 64) - 1),
+    "length_of_2_gib_announced": frame(TEXT, b"Hello", announced=1 << 31),
+    "length_of_64_kib_announced": frame(TEXT, b"Hello", announced=65536),
+    "not_utf8": frame(TEXT, b"\xff"),
+    "not_utf8_early": frame(TEXT, b"ok \xce\xba\xed\xa0\x80 and a long rest", fin=False),
+    "utf8_surrogate": frame(TEXT, b"\xed\xa0\x80"),
+    "utf8_overlong": frame(TEXT, b"\xc0\xaf"),
+    "utf8_beyond_unicode": frame(TEXT, b"\xf4\x90\x80\x80"),
+    "utf8_cut_at_the_end": frame(TEXT, b"\xe2\x82"),
+    "half_a_header": HEARTBEAT[:1],
+    "header_without_payload": HEARTBEAT[:6],
+    "half_a_payload": HEARTBEAT[:-5],
+    "everything_in_one_piece": HEARTBEAT + frame(PING, b"p") + UPDATE + frame(PONG) + DISCONNECT + close(1000),
+}
+
+messages = {
+    "heartbeat": '{"type":"HEARTBEAT"}',
+    "heartbeat_as_an_app_writes_it": '{"type":"HEARTBEAT","userId":"ana","timestamp":"2026-11-25T03:54:45.123456"}',
+    "heartbeat_with_id": '{"type":"HEARTBEAT","id":"a-1"}',
+    "heartbeat_with_spaces": ' {\n "type" :\t"HEARTBEAT" , "id" : 1 } ',
+    "type_escaped": '{"t\\u0079pe":"HEART\\u0042EAT"}',
+    "update": '{"type":"PRESENCE_UPDATE","payload":{"status":"away"}}',
+    "update_with_metadata": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":[1,-2.5,null]}}}',
+    "update_clears_metadata": '{"type":"PRESENCE_UPDATE","payload":{"status":"online","metadata":null}}',
+    "update_payload_first": '{"payload":{"metadata":{},"status":"busy"},"id":9,"type":"PRESENCE_UPDATE"}',
+    "update_without_payload": '{"type":"PRESENCE_UPDATE"}',
+    "update_payload_array": '{"type":"PRESENCE_UPDATE","payload":["busy",null]}',
+    "status_unknown": '{"type":"PRESENCE_UPDATE","payload":{"status":"asleep"}}',
+    "status_number": '{"type":"PRESENCE_UPDATE","payload":{"status":1}}',
+    "metadata_array": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":[]}}',
+    "metadata_string": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":"a"}}',
+    "disconnect": '{"type":"DISCONNECT","id":18446744073709551615}',
+    "id_negative": '{"type":"HEARTBEAT","id":-9223372036854775808}',
+    "id_below_i64": '{"type":"HEARTBEAT","id":-9223372036854775809}',
+    "id_above_u64": '{"type":"HEARTBEAT","id":18446744073709551616}',
+    "id_null": '{"type":"HEARTBEAT","id":null}',
+    "id_float": '{"type":"HEARTBEAT","id":1.0}',
+    "id_object": '{"type":"HEARTBEAT","id":{}}',
+    "id_64_bytes": '{"type":"HEARTBEAT","id":"%s"}' % ("i" * 64),
+    "id_65_bytes": '{"type":"HEARTBEAT","id":"%s"}' % ("i" * 65),
+    "id_64_bytes_escaped": '{"type":"HEARTBEAT","id":"%s"}' % ("\\u0069" * 64),
+    "id_emoji_as_surrogates": '{"type":"HEARTBEAT","id":"\\ud83d\\ude00"}',
+    "id_lone_surrogate": '{"type":"HEARTBEAT","id":"\\ud800"}',
+    "id_with_control": '{"type":"HEARTBEAT","id":"a\\u0000\\n\\"\\\\b"}',
+    "id_valid_beside_unknown_type": '{"type":"SING","id":5}',
+    "type_missing": '{"id":1}',
+    "type_null": '{"type":null}',
+    "type_lower_case": '{"type":"heartbeat"}',
+    "keys_twice": '{"type":"HEARTBEAT","type":"HEARTBEAT"}',
+    "keys_twice_by_escape": '{"type":"HEARTBEAT","typ\\u0065":"DISCONNECT"}',
+    "keys_twice_in_ignored": '{"type":"HEARTBEAT","other":{"a":1,"a":2}}',
+    "keys_twice_in_metadata": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":{"b":1,"b":1}}}}',
+    "infinite_float": '{"type":"HEARTBEAT","a":1e999}',
+    "number_with_zero_first": '{"type":"HEARTBEAT","a":01}',
+    "trailing_comma": '{"type":"HEARTBEAT",}',
+    "two_values": '{"type":"HEARTBEAT"}{"type":"HEARTBEAT"}',
+    "array": '["HEARTBEAT"]',
+    "array_as_struct": '["HEARTBEAT",null,{"status":"busy"}]',
+    "string": '"HEARTBEAT"',
+    "null": "null",
+    "empty": "",
+    "blank": " ",
+    "open_string": '{"type":"HEARTBEAT',
+    "tab_in_string": '{"type":"HEART\tBEAT"}',
+    "byte_order_mark": '\ufeff{"type":"HEARTBEAT"}',
+    "depth_16": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":%s}}'
+    % ('{"a":' * 15 + "{}" + "}" * 15),
+    "depth_17": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":%s}}'
+    % ('{"a":' * 16 + "{}" + "}" * 16),
+    "depth_in_arrays": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":%s}}}'
+    % ("[" * 16 + "]" * 16),
+    "depth_20000_ignored": '{"type":"HEARTBEAT","a":%s}' % ("[" * 20000 + "]" * 20000),
+    "depth_20000_open": "[" * 20000,
+    "metadata_4096_bytes": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":"%s"}}}'
+    % ("b" * 4088),
+    "metadata_4097_bytes": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":"%s"}}}'
+    % ("b" * 4089),
+    "metadata_4096_bytes_and_spaces": '{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{  "a":"%s"  }}}'
+    % ("b" * 4088),
+}
+
+UPGRADE = request()
+connection = {
+    "a_quiet_life": UPGRADE + HEARTBEAT * 3 + close(1000),
+    "a_whole_life_in_one_piece": UPGRADE + HEARTBEAT + frame(PING, b"p") + UPDATE + DISCONNECT + close(1000),
+    "an_app": request("/?userId=ana%20b&status=busy&heartbeatTimeout=1")
+    + text(messages["heartbeat_as_an_app_writes_it"]) * 2
+    + close(),
+    "gone_after_the_upgrade": UPGRADE,
+    "half_a_request": UPGRADE[:40],
+    "no_user_id": request("/") + HEARTBEAT,
+    "health": plain("/health"),
+    "health_and_more": plain("/health") + plain("/metrics"),
+    "refused": plain("/nowhere"),
+    "frames_before_the_request": HEARTBEAT + UPGRADE,
+    "twenty_bad_messages": UPGRADE + text("[]") * 20,
+    "nineteen_bad_one_good": UPGRADE + text("[]") * 19 + HEARTBEAT + text("[]") * 19 + HEARTBEAT,
+    "hundred_heartbeats": UPGRADE + HEARTBEAT * 100,
+    "all_errors": UPGRADE + b"".join(text(message) for name, message in messages.items() if len(message) < 200),
+    "pings_and_pongs": UPGRADE + (frame(PING, b"p" * 125) + frame(PONG)) * 20,
+    "disconnect_then_more": UPGRADE + DISCONNECT + HEARTBEAT * 2,
+    "close_then_more": UPGRADE + close(4000, b"bye") + HEARTBEAT * 2 + close(1000),
+    "large_message": UPGRADE + text(" " * 66000),
+    "length_of_2_gib_announced": UPGRADE + frame(TEXT, b"Hello", announced=1 << 31),
+} | {
+    "after_the_upgrade_" + name: UPGRADE + frames[name]
+    for name in (
+        "binary",
+        "unmasked",
+        "rsv1",
+        "length_top_bit",
+        "not_utf8",
+        "utf8_cut_at_the_end",
+        "endless_one_byte_fragments",
+        "close_one_byte",
+        "ping_between_fragments",
+        "text_inside_text",
+        "everything_in_one_piece",
+    )
+}
+
+
+def write(target, cases, lead=b""):
+    folder = SEEDS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for name, case in cases.items():
+        (folder / name).write_bytes(lead + (case.encode() if isinstance(case, str) else case))
+    print(f"{target}: {len(cases)} seeds")
+
+
+write("handshake", handshake)
+write("frames", frames, lead=bytes([5]))
+write("messages", messages)
+write("connection", connection, lead=bytes([7]))

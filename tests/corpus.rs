@@ -1,0 +1,44 @@
+//! The seeds of each fuzz target, as a plain test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+/// Runs `fuzz` over every seed of `target`, and names those that break its promises.
+fn run_seeds(target: &str, fuzz: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut seeds = 0;
+    let mut broken = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let data = fs::read(&path).unwrap();
+        if catch_unwind(|| fuzz(&data)).is_err() {
+            broken.push(path.file_name().unwrap().to_owned());
+        }
+        seeds += 1;
+    }
+    assert!(seeds >= 20, "only {seeds} seeds in {}", folder.display());
+    assert!(broken.is_empty(), "of {seeds} seeds of {target}, these break a promise: {broken:?}");
+}
+
+#[test]
+fn handshake() {
+    run_seeds("handshake", rollcall::protocol::handshake::fuzz);
+}
+
+#[test]
+fn frames() {
+    run_seeds("frames", rollcall::protocol::assembly::fuzz);
+}
+
+#[test]
+fn messages() {
+    run_seeds("messages", rollcall::protocol::message::fuzz);
+}
+
+#[test]
+fn connection() {
+    run_seeds("connection", rollcall::shard::fuzz);
+}
