@@ -32,6 +32,14 @@ impl Application for Echo {
         Verdict::Continue
     }
 
+    fn overflow(&mut self, _: Now, _: &mut Vec<u8>) {}
+
+    fn set_memory_full(&mut self, _: bool) {}
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     fn ended(&mut self, _: Now, _: ConnectionId, (): ()) {}
 
     fn receive(&mut self, _: Now, (): ()) {}
@@ -56,9 +64,11 @@ impl Service for EchoService {
     }
 
     fn limits(&self, config: &Config) -> Limits {
+        let limits = Limits::new(config);
         // Autobahn's largest message has 16 MiB, its most fragmented one 65,536 frames.
-        let messages = assembly::Limits { message_bytes_max: 16 << 20, frames_max: 1 << 20, binary: true };
-        Limits { messages, ..Limits::new(config) }
+        let messages =
+            assembly::Limits { message_bytes_max: 16 << 20, frames_max: 1 << 20, binary: true, ..limits.messages };
+        Limits { messages, ..limits }
     }
 }
 

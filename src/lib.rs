@@ -6,6 +6,7 @@
 //! | module | holds | never touches |
 //! | --- | --- | --- |
 //! | [`config`] | the table of knobs and where their values come from | anything else |
+//! | [`host`] | what the host allows | anything else |
 //! | [`slab`] | storage that grows in pages | anything else |
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
 //! | [`protocol`] | bytes ↔ HTTP upgrade ↔ frames ↔ typed messages | sockets, clocks, threads |
@@ -21,6 +22,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod host;
 pub mod load;
 pub mod metrics;
 pub mod presence;

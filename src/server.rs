@@ -20,6 +20,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::config::{Config, LogFormat, Named};
 use crate::control::health::{Lifecycle, Stage};
 use crate::control::{self, ControlMessage, ControlParts};
+use crate::host;
 use crate::metrics::ShardMetrics;
 use crate::presence::change::UserHasher;
 use crate::protocol::session_id::SessionIds;
@@ -106,6 +107,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
 
     let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
     let lifecycle = Arc::new(Lifecycle::new());
+    lifecycle.set_memory_limit(memory_limit(config));
     let control_poll = Poll::new().context("the control thread gets no epoll")?;
     let control_waker = Arc::new(waker(&control_poll, control::WAKER_TOKEN)?);
     let (control_sender, control_inbox) = bounded(CONTROL_INBOX);
@@ -171,6 +173,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         descriptors_per_table = descriptors,
         own_descriptor_tables,
         max_connections = config.max_connections,
+        memory_limit = memory_limit(config),
         max_message = config.max_message,
         heartbeat_timeout_ms = config.heartbeat_timeout.as_millis() as u64,
         version = env!("CARGO_PKG_VERSION"),
@@ -257,7 +260,15 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
         }
     }
     let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
-    let listener = Listener::bind(start.listen, &ListenOptions { backlog, nodelay: config.tcp_nodelay })
+    let options = ListenOptions {
+        backlog,
+        nodelay: config.tcp_nodelay,
+        receive_buffer_bytes: config.socket_receive_buffer,
+        send_buffer_bytes: config.socket_send_buffer,
+        keepalive: config.tcp_keepalive,
+        user_timeout: config.tcp_user_timeout,
+    };
+    let listener = Listener::bind(start.listen, &options)
         .with_context(|| format!("shard {shard} cannot listen on {}", start.listen))?;
     let metrics = Arc::clone(&start.metrics[shard]);
     let clock = Clock::start();
@@ -278,6 +289,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
             read_buffer_bytes: config.read_buffer,
             accepts: config.turn_accepts,
             connections_max: config.max_connections,
+            memory_limit: memory_limit(&config),
             drain_timeout: config.drain_timeout,
         },
     };
@@ -355,6 +367,14 @@ fn shard_count(config: &Config, cores: &[CoreId]) -> usize {
     // The first knows cgroup quotas and the mask, the second the mask alone.
     let usable = thread::available_parallelism().map_or(1, usize::from);
     if cores.is_empty() { usable } else { usable.min(cores.len()) }
+}
+
+/// The bytes that connections may hold: what the operator says, or four fifths of what the host allows.
+fn memory_limit(config: &Config) -> u64 {
+    match config.memory_limit as u64 {
+        0 => host::memory_bytes().map_or(u64::MAX, |bytes| bytes / 5 * 4),
+        bytes => bytes,
+    }
 }
 
 /// Takes the address for this process; where there is no IPv6, `[::]` is 0.0.0.0.

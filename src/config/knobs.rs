@@ -210,6 +210,14 @@ knobs! {
         backlog: Count = count(1, 65_535), 4096;
         /// Send answers at once instead of waiting to fill a packet (TCP_NODELAY).
         tcp_nodelay: Switch = Switch, true;
+        /// Receive buffer of each connection in the kernel (SO_RCVBUF); 0 lets the kernel grow and shrink it.
+        socket_receive_buffer: Size = size(0, 64 * MIB), 0;
+        /// Send buffer of each connection in the kernel (SO_SNDBUF); 0 lets the kernel grow and shrink it.
+        socket_send_buffer: Size = size(0, 64 * MIB), 0;
+        /// Quiet time after which the kernel asks whether the peer's host is there (SO_KEEPALIVE); 0 turns it off.
+        tcp_keepalive: Time = time_or_zero(SECOND, 9 * HOUR), Duration::ZERO;
+        /// How long sent data may stay unacknowledged before the kernel gives up (TCP_USER_TIMEOUT); 0 as it likes.
+        tcp_user_timeout: Time = time_or_zero(SECOND, DAY), Duration::ZERO;
     }
     StayingAlive {
         /// A connection without a complete message for so long is ended with 4408; 0 turns it off.
@@ -230,6 +238,9 @@ knobs! {
     Limits {
         /// Connections of the whole process, above which new ones get 503; 0 for as many as descriptors allow.
         max_connections: Count = count(0, 1_000_000_000), 0;
+        /// Bytes that connections may hold in all, above which new ones get 503 and nothing grows; 0 for four fifths of
+        /// what the host or its cgroup allows.
+        memory_limit: Size = size(0, 1 << 40), 0;
         /// The largest message that a client may send; a larger one ends its connection with 1009.
         max_message: Size = size(KIB, 16 * MIB), 64 * KIB;
         /// Frames into which one message may be cut.

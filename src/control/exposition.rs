@@ -9,6 +9,7 @@ use crate::metrics::names::{self, Metric};
 use crate::metrics::{DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics};
 use crate::protocol::close::CLOSE_CODES;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
+use crate::protocol::status::Status;
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,6 +38,11 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
     let latency = Summed::of(shards, |shard| &shard.latency_ns, NANOSECONDS_PER_SECOND);
     text.histogram(&names::WS_LATENCY_SECONDS, "", &latency);
 
+    text.family(&names::USERS);
+    for (index, status) in Status::ALL.into_iter().enumerate() {
+        let users: u64 = shards.iter().map(|shard| shard.users_by_status[index].get()).sum();
+        text.labelled(&names::USERS, status.as_str(), users);
+    }
     text.by_cell(&names::MESSAGES_RECEIVED_TOTAL, RECEIVED_TYPES, shards, |shard| &shard.received);
     text.by_cell(&names::MESSAGES_SENT_TOTAL, SENT_TYPES, shards, |shard| &shard.sent);
     let codes = CLOSE_CODES.iter().map(|code| code.number().to_string()).chain([OTHER_CODE.to_owned()]);
@@ -48,11 +54,9 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
     text.single(&names::BYTES_SENT_TOTAL, sum(|shard| shard.bytes_sent_total.get()));
     text.by_shard(&names::SHARD_CONNECTIONS, shards, |shard| shard.connections_current.get());
     text.by_shard(&names::SHARD_SOCKETS, shards, |shard| shard.sockets_current.get());
-    text.family(&names::SHARD_TURN_SECONDS);
-    for (index, shard) in shards.iter().enumerate() {
-        let turns = Summed::of(std::slice::from_ref(shard), |shard| &shard.turn_ns, NANOSECONDS_PER_SECOND);
-        text.histogram(&names::SHARD_TURN_SECONDS, &format!("shard=\"{index}\""), &turns);
-    }
+    text.times_by_shard(&names::SHARD_TURN_SECONDS, shards, |shard| &shard.turn_ns);
+    text.times_by_shard(&names::SHARD_TURN_CPU_SECONDS, shards, |shard| &shard.turn_cpu_ns);
+    text.by_shard(&names::HELD_BYTES, shards, |shard| shard.held_bytes.get());
     text.by_shard(&names::INBOX_DEPTH, shards, |shard| shard.inbox_depth.get());
     text.by_shard(&names::QUEUED_BYTES, shards, |shard| shard.queued_bytes.get());
     text.single(&names::PROBES_TOTAL, sum(|shard| shard.probes_total.get()));
@@ -120,6 +124,14 @@ impl Text<'_> {
     fn known(&mut self, metric: &Metric, value: Option<impl Display>) {
         if let Some(value) = value {
             self.single(metric, value);
+        }
+    }
+
+    fn times_by_shard(&mut self, metric: &Metric, shards: &[Arc<ShardMetrics>], cell: fn(&ShardMetrics) -> &Histogram) {
+        self.family(metric);
+        for (index, shard) in shards.iter().enumerate() {
+            let times = Summed::of(std::slice::from_ref(shard), cell, NANOSECONDS_PER_SECOND);
+            self.histogram(metric, &format!("shard=\"{index}\""), &times);
         }
     }
 

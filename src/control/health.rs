@@ -1,7 +1,7 @@
 //! Whether the server is well: its stage of life, and whether its shards turn.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::metrics::ShardMetrics;
 use crate::protocol::plain::PlainPath;
@@ -27,6 +27,8 @@ pub enum Stage {
 pub struct Lifecycle {
     stage: AtomicU8,
     shards_own_descriptors: AtomicBool,
+    /// 0 for none.
+    memory_limit: AtomicU64,
 }
 
 impl Lifecycle {
@@ -55,6 +57,19 @@ impl Lifecycle {
         self.shards_own_descriptors.store(true, Relaxed);
     }
 
+    /// Says how many bytes connections may hold in all.
+    pub fn set_memory_limit(&self, bytes: u64) {
+        self.memory_limit.store(bytes, Relaxed);
+    }
+
+    /// How many bytes connections may hold in all; without end until said.
+    pub fn memory_limit(&self) -> u64 {
+        match self.memory_limit.load(Relaxed) {
+            0 => u64::MAX,
+            bytes => bytes,
+        }
+    }
+
     /// Whether the shards' sockets are in descriptor tables of their own.
     pub fn shards_own_descriptors(&self) -> bool {
         self.shards_own_descriptors.load(Relaxed)
@@ -70,17 +85,21 @@ pub enum Condition {
     Starting,
     /// On its way to its end.
     Draining,
+    /// Serves, but what connections hold has reached `memory_limit`: nobody new is taken.
+    Degraded,
     /// Serves, but a shard has been inside one turn for more than a second.
     Stalled,
 }
 
 impl Condition {
-    /// The condition at `stage`, by the turns that `shards` are in at `now_unix_ms`.
-    pub fn of(stage: Stage, shards: &[Arc<ShardMetrics>], now_unix_ms: u64) -> Self {
-        match stage {
+    /// The condition at `stage`, by the turns that `shards` are in at `now_unix_ms` and by what they hold.
+    pub fn of(lifecycle: &Lifecycle, shards: &[Arc<ShardMetrics>], now_unix_ms: u64) -> Self {
+        let held_bytes = || shards.iter().map(|shard| shard.held_bytes.get()).sum::<u64>();
+        match lifecycle.stage() {
             Stage::Starting => Self::Starting,
             Stage::Draining => Self::Draining,
             Stage::Serving if shards.iter().any(|shard| is_stalled(shard, now_unix_ms)) => Self::Stalled,
+            Stage::Serving if held_bytes() >= lifecycle.memory_limit() => Self::Degraded,
             Stage::Serving => Self::Ok,
         }
     }
@@ -96,13 +115,14 @@ impl Condition {
             Self::Ok => "OK",
             Self::Starting => "STARTING",
             Self::Draining => "DRAINING",
+            Self::Degraded => "DEGRADED",
             Self::Stalled => "STALLED",
         }
     }
 
-    /// The HTTP status: 200 when all is well, else 503.
+    /// The HTTP status: 200 while those who are connected are served, else 503.
     pub fn status(self) -> u16 {
-        if self == Self::Ok { 200 } else { 503 }
+        if matches!(self, Self::Ok | Self::Degraded) { 200 } else { 503 }
     }
 
     /// The body of the answer: `{"status":"OK","timestamp":"…Z","uptime":12}`, the uptime in whole seconds.
@@ -127,6 +147,25 @@ mod tests {
 
     const NOW_MS: u64 = 1_795_578_885_123;
 
+    fn at(stage: Stage) -> Lifecycle {
+        let lifecycle = Lifecycle::new();
+        lifecycle.advance(stage);
+        lifecycle
+    }
+
+    #[test]
+    fn whoever_holds_too_much_is_degraded_and_still_answers_well() {
+        let lifecycle = at(Stage::Serving);
+        let shards = shards([0, 0]);
+        shards[0].held_bytes.set(600);
+        shards[1].held_bytes.set(400);
+        lifecycle.set_memory_limit(1_001);
+        assert_eq!(Condition::of(&lifecycle, &shards, NOW_MS), Condition::Ok);
+        lifecycle.set_memory_limit(1_000);
+        assert_eq!(Condition::of(&lifecycle, &shards, NOW_MS), Condition::Degraded);
+        assert_eq!(Condition::Degraded.status(), 200);
+    }
+
     fn shards(turns_began_ms: [u64; 2]) -> Vec<Arc<ShardMetrics>> {
         turns_began_ms
             .into_iter()
@@ -144,7 +183,7 @@ mod tests {
         for (stage, word, status) in
             [(Stage::Starting, "STARTING", 503), (Stage::Serving, "OK", 200), (Stage::Draining, "DRAINING", 503)]
         {
-            let condition = Condition::of(stage, &asleep, NOW_MS);
+            let condition = Condition::of(&at(stage), &asleep, NOW_MS);
             assert_eq!((condition.word(), condition.status()), (word, status));
         }
     }
@@ -158,7 +197,7 @@ mod tests {
             // The wall clock was set back during the turn.
             (NOW_MS + 5_000, Condition::Ok),
         ] {
-            assert_eq!(Condition::of(Stage::Serving, &shards([0, began_ms]), NOW_MS), condition, "{began_ms}");
+            assert_eq!(Condition::of(&at(Stage::Serving), &shards([0, began_ms]), NOW_MS), condition, "{began_ms}");
         }
     }
 

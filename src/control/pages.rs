@@ -58,7 +58,7 @@ impl Pages {
                 write_response(out, &response, method, persistence, now.unix_ms);
             }
             PlainPath::Health | PlainPath::HealthLive | PlainPath::HealthReady => {
-                let condition = Condition::of(self.lifecycle.stage(), &self.shards, now.unix_ms).for_page(path);
+                let condition = Condition::of(&self.lifecycle, &self.shards, now.unix_ms).for_page(path);
                 let uptime = now.monotonic.saturating_duration_since(self.started);
                 let body = condition.json(now.unix_ms, uptime.as_secs());
                 let response =

@@ -97,6 +97,8 @@ pub struct ShardMetrics {
     pub bytes_received_total: Counter,
     /// Bytes that sockets took.
     pub bytes_sent_total: Counter,
+    /// Bytes that connections and the partition hold: what `memory_limit` is held against.
+    pub held_bytes: Gauge,
     /// Bytes that wait for sockets.
     pub queued_bytes: Gauge,
     /// Messages in the inbox when it was last emptied.
@@ -111,6 +113,8 @@ pub struct ShardMetrics {
     pub latency_ns: Histogram,
     /// Wall nanoseconds from poll's return to the end of the turn.
     pub turn_ns: Histogram,
+    /// CPU nanoseconds of a turn, the poll that began it included.
+    pub turn_cpu_ns: Histogram,
     /// Unix milliseconds at which the present turn began; 0 while asleep in poll.
     pub turn_began_ms: Gauge,
 }
@@ -134,6 +138,7 @@ impl Default for ShardMetrics {
             probes_total: Counter::default(),
             bytes_received_total: Counter::default(),
             bytes_sent_total: Counter::default(),
+            held_bytes: Gauge::default(),
             queued_bytes: Gauge::default(),
             inbox_depth: Gauge::default(),
             panics_total: Counter::default(),
@@ -141,6 +146,7 @@ impl Default for ShardMetrics {
             message_size_bytes: Histogram::new(&SIZE_BOUNDS_BYTES),
             latency_ns: Histogram::new(&TIME_BOUNDS_NS),
             turn_ns: Histogram::new(&TIME_BOUNDS_NS),
+            turn_cpu_ns: Histogram::new(&TIME_BOUNDS_NS),
             turn_began_ms: Gauge::default(),
         }
     }

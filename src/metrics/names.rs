@@ -67,6 +67,8 @@ table! {
     WS_LATENCY_SECONDS: Histogram, "ws_latency_seconds", None, "seconds",
         "Time from the read that completed a message to the write that took its answer.";
 
+    USERS: Gauge, "rollcall_users", Some("status"), "users",
+        "Users with at least one open connection, by status.";
     MESSAGES_RECEIVED_TOTAL: Counter, "rollcall_messages_received_total", Some("type"), "messages",
         "Messages from clients, by type.";
     MESSAGES_SENT_TOTAL: Counter, "rollcall_messages_sent_total", Some("type"), "messages",
@@ -89,6 +91,10 @@ table! {
         "Sockets that a shard holds, whatever they wait for.";
     SHARD_TURN_SECONDS: Histogram, "rollcall_shard_turn_seconds", Some("shard"), "seconds",
         "Wall time of a shard's turns, from poll's return to the turn's end.";
+    SHARD_TURN_CPU_SECONDS: Histogram, "rollcall_shard_turn_cpu_seconds", Some("shard"), "seconds",
+        "CPU time of a shard's turns, the poll that began each included.";
+    HELD_BYTES: Gauge, "rollcall_held_bytes", Some("shard"), "bytes",
+        "Bytes that a shard's connections and users hold, as memory_limit counts them.";
     INBOX_DEPTH: Gauge, "rollcall_inbox_depth", Some("shard"), "messages",
         "Messages in a shard's inbox when it was last emptied.";
     QUEUED_BYTES: Gauge, "rollcall_queued_bytes", Some("shard"), "bytes",

@@ -21,7 +21,12 @@ pub struct Partition {
     users_by_hash: Index,
     places_by_connection: Index,
     users_by_status: [usize; PRECEDENCE.len()],
+    /// Bytes on the heap that records point to: metadata and long userIds.
+    pointed_bytes: usize,
 }
+
+/// What an index takes for each entry, on the average of its doublings.
+const INDEX_ENTRY_BYTES: usize = 8;
 
 #[derive(Debug)]
 struct User {
@@ -74,6 +79,7 @@ impl Partition {
     fn opened(&mut self, connection: ConnectionKey, user_id: UserId, hash: UserHash, status: Status) {
         let known = self.users_by_hash.find(hash.0, |user| self.users[user].id == user_id);
         let user = known.unwrap_or_else(|| {
+            self.pointed_bytes += user_id.heap_bytes();
             let user = self.users.insert(User { id: user_id, hash, newest: [NONE; PRECEDENCE.len()], status });
             self.users_by_status[rank(status)] += 1;
             self.users_by_hash.insert(hash.0, user, |other| self.users[other].hash.0);
@@ -93,8 +99,8 @@ impl Partition {
         self.places[place].status = status;
         match metadata {
             MetadataUpdate::Keep => {}
-            MetadataUpdate::Clear => self.places[place].metadata = None,
-            MetadataUpdate::Replace(metadata) => self.places[place].metadata = Some(Box::new(metadata)),
+            MetadataUpdate::Clear => self.set_metadata(place, None),
+            MetadataUpdate::Replace(metadata) => self.set_metadata(place, Some(Box::new(metadata))),
         }
         self.link(place);
         self.decide(user);
@@ -105,13 +111,29 @@ impl Partition {
         let user = self.places[place].user;
         self.unlink(place);
         self.places_by_connection.remove(key_hash(connection), place);
+        self.set_metadata(place, None);
         self.places.remove(place);
         if !self.decide(user) {
             self.users_by_hash.remove(self.users[user].hash.0, user);
             if let Some(user) = self.users.remove(user) {
                 self.users_by_status[rank(user.status)] -= 1;
+                self.pointed_bytes -= user.id.heap_bytes();
             }
         }
+    }
+
+    fn set_metadata(&mut self, place: u32, metadata: Option<Box<Metadata>>) {
+        let bytes = |metadata: &Metadata| size_of::<Metadata>() + metadata.as_str().len();
+        self.pointed_bytes += metadata.as_deref().map_or(0, bytes);
+        let before = std::mem::replace(&mut self.places[place].metadata, metadata);
+        self.pointed_bytes -= before.as_deref().map_or(0, bytes);
+    }
+
+    /// Bytes that users and their places hold.
+    pub fn held_bytes(&self) -> usize {
+        self.users.len() * (Slab::<User>::ENTRY_BYTES + INDEX_ENTRY_BYTES)
+            + self.places.len() * (Slab::<Place>::ENTRY_BYTES + INDEX_ENTRY_BYTES)
+            + self.pointed_bytes
     }
 
     /// How many users have a connection.
@@ -300,7 +322,7 @@ mod tests {
             for connection in left {
                 partition.handle(PresenceEvent::Ended { connection });
             }
-            prop_assert_eq!(partition.users(), 0);
+            prop_assert_eq!((partition.users(), partition.held_bytes()), (0, 0));
             prop_assert!(partition.users.is_empty() && partition.places.is_empty());
             prop_assert_eq!((partition.users_by_hash.len(), partition.places_by_connection.len()), (0, 0));
         }

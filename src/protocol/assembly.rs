@@ -19,6 +19,9 @@ pub struct Limits {
     pub frames_max: u32,
     /// Whether binary messages are taken.
     pub binary: bool,
+    /// The most bytes that are held of a message that comes in pieces. What would be more is thrown away as it comes,
+    /// and told as [`Event::Overflow`] when it has ended.
+    pub held_bytes_max: usize,
 }
 
 /// Bytes of a message: in the read buffer where the message came whole, else its own.
@@ -64,6 +67,8 @@ pub struct Message<'a> {
 pub enum Event<'a> {
     /// A message.
     Message(Message<'a>),
+    /// A valid message of which more than [`Limits::held_bytes_max`] would have had to be held.
+    Overflow,
     /// Wants a Pong with the same payload.
     Ping(Payload<'a>),
     /// Answers a Ping, or came unasked.
@@ -82,7 +87,11 @@ pub struct Assembly {
     frame: Option<(Header, u64)>,
     /// The message in progress: the kind of its first frame.
     message_kind: Option<Kind>,
+    /// How many of its bytes have come.
+    message_bytes: usize,
+    /// Those bytes, unless they were too many to hold.
     message: Vec<u8>,
+    overflowed: bool,
     frames: u32,
     control: Vec<u8>,
     utf8: Utf8,
@@ -118,7 +127,7 @@ impl Assembly {
                 if self.message_kind == Some(Kind::Text) {
                     self.utf8.push(piece)?;
                 }
-                self.message.extend_from_slice(piece);
+                self.hold(piece, limits);
             }
             let received = received + piece.len() as u64;
             if received < header.payload_bytes {
@@ -133,9 +142,23 @@ impl Assembly {
                 let kind = self.message_kind.take();
                 self.frames = 0;
                 mem::take(&mut self.utf8).finish()?;
+                self.message_bytes = 0;
                 let payload = Payload::Assembled(mem::take(&mut self.message));
+                if mem::take(&mut self.overflowed) {
+                    return Ok(Some(Event::Overflow));
+                }
                 return Ok(Some(Event::Message(Message { is_binary: kind == Some(Kind::Binary), payload })));
             }
+        }
+    }
+
+    fn hold(&mut self, piece: &[u8], limits: &Limits) {
+        self.message_bytes += piece.len();
+        if self.message_bytes > limits.held_bytes_max {
+            self.overflowed = true;
+            self.message = Vec::new();
+        } else if !self.overflowed {
+            self.message.extend_from_slice(piece);
         }
     }
 
@@ -151,7 +174,7 @@ impl Assembly {
         };
         take(input, header.header_bytes - self.header_bytes);
         self.header_bytes = 0;
-        check(&header, self.message_kind, self.message.len(), self.frames, limits)?;
+        check(&header, self.message_kind, self.message_bytes, self.frames, limits)?;
         if !header.kind.is_control() {
             self.message_kind = self.message_kind.or(Some(header.kind));
             self.frames += 1;
@@ -296,7 +319,7 @@ impl Utf8 {
 pub fn fuzz(data: &[u8]) {
     let Some((&pace, stream)) = data.split_first() else { return };
     for binary in [false, true] {
-        let limits = Limits { message_bytes_max: 1024, frames_max: 8, binary };
+        let limits = Limits { message_bytes_max: 1024, frames_max: 8, binary, held_bytes_max: usize::MAX };
         let whole = heard(stream, usize::MAX, &limits);
         assert_eq!(whole, heard(stream, 1, &limits));
         assert_eq!(whole, heard(stream, usize::from(pace).max(1), &limits));
@@ -339,7 +362,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { message_bytes_max: 16, frames_max: 3, binary: false };
+    const LIMITS: Limits = Limits { message_bytes_max: 16, frames_max: 3, binary: false, held_bytes_max: usize::MAX };
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![first, 0x80 | payload.len() as u8, 9, 8, 7, 6];
@@ -386,6 +409,19 @@ mod tests {
         let mut kept = None;
         assert!(matches!(next(&mut kept, &mut &mut bytes[..], &limits), Ok(None)));
         assert!(kept.is_some_and(|assembly| assembly.held_bytes() < 1024));
+    }
+
+    #[test]
+    fn what_is_too_much_to_hold_is_judged_and_thrown_away() {
+        let limits = Limits { held_bytes_max: 4, ..LIMITS };
+        let long =
+            [frame(0x01, b"abc"), frame(0x80, b"def"), frame(0x81, b"whole"), frame(0x01, b"abc"), frame(0x80, b"d")];
+        assert_eq!(heard(&long.concat(), usize::MAX, &limits)[..2], ["Overflow", "text [119, 104, 111, 108, 101]"]);
+        assert_eq!(heard(&long.concat(), usize::MAX, &limits)[2], "text [97, 98, 99, 100]");
+        let invalid = [frame(0x01, b"abcdef"), frame(0x80, &[0xff])];
+        assert_eq!(heard(&invalid.concat(), usize::MAX, &limits), ["InvalidUtf8"]);
+        let too_big = [frame(0x01, b"abcdefghij"), frame(0x80, b"klmnopq")];
+        assert_eq!(heard(&too_big.concat(), 1, &limits), ["TooBig { bytes_max: 16 }"]);
     }
 
     #[test]

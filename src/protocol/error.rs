@@ -47,10 +47,13 @@ pub enum InvalidMessage {
     /// An `id` that cannot be echoed.
     #[error("The field `id` must be an integer or a string of at most 64 bytes.")]
     BadId,
+    /// What the message asks to keep is more than `memory_limit` leaves room for. No fault of the client's.
+    #[error("The server is full: `memory_limit` leaves no room for more; try again later.")]
+    ServerFull,
 }
 
 /// Every ERROR code with the sentence of the README's table, in the order of the metric's cells.
-pub const ERROR_CODES: [(&str, &str); 10] = [
+pub const ERROR_CODES: [(&str, &str); 11] = [
     ("NOT_JSON", "the message is not valid JSON"),
     ("NOT_AN_OBJECT", "the message is JSON, but not an object"),
     ("TYPE_MISSING", "the field `type` is missing"),
@@ -61,6 +64,7 @@ pub const ERROR_CODES: [(&str, &str); 10] = [
     ("METADATA_TOO_LARGE", "`payload.metadata` is larger than 4096 bytes"),
     ("METADATA_TOO_DEEP", "`payload.metadata` is nested deeper than 16"),
     ("BAD_ID", "`id` is neither an integer nor a string of at most 64 bytes"),
+    ("SERVER_FULL", "the server has no memory for what the message asks it to keep"),
 ];
 
 impl InvalidMessage {
@@ -77,6 +81,7 @@ impl InvalidMessage {
             Self::MetadataTooLarge { .. } => 7,
             Self::MetadataTooDeep => 8,
             Self::BadId => 9,
+            Self::ServerFull => 10,
         }
     }
 
@@ -191,6 +196,9 @@ pub enum Refusal {
     /// `max_connections` are open.
     #[error("The server is full; try again later.")]
     Full,
+    /// What connections hold has reached `memory_limit`.
+    #[error("The server has no memory for another connection; try again later.")]
+    Memory,
     /// No file descriptor is left for another connection.
     #[error("The server has no descriptor left; try again later.")]
     NoDescriptor,
@@ -201,7 +209,7 @@ pub enum Refusal {
 
 /// Every refusal with its HTTP status and the label that `rollcall_refusals_total{reason}` gives it, in
 /// the order of the metric's cells.
-pub const REFUSALS: [(Refusal, u16, &str); 12] = [
+pub const REFUSALS: [(Refusal, u16, &str); 13] = [
     (Refusal::BadRequest, 400, "bad_request"),
     (Refusal::Body, 400, "body"),
     (Refusal::BadKey, 400, "bad_key"),
@@ -212,6 +220,7 @@ pub const REFUSALS: [(Refusal, u16, &str); 12] = [
     (Refusal::UpgradeRequired, 426, "upgrade_required"),
     (Refusal::Timeout, 408, "timeout"),
     (Refusal::Full, 503, "full"),
+    (Refusal::Memory, 503, "memory"),
     (Refusal::NoDescriptor, 503, "no_descriptor"),
     (Refusal::Draining, 503, "draining"),
 ];

@@ -69,6 +69,14 @@ impl UserId {
         }))
     }
 
+    /// The bytes that the name takes beside the value itself.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Storage::Inline { .. } => 0,
+            Storage::Heap(name) => name.len(),
+        }
+    }
+
     /// The name as it was given.
     pub fn as_str(&self) -> &str {
         match &self.0 {

@@ -19,7 +19,8 @@ use crate::protocol::error::InvalidMessage;
 use crate::protocol::frame::write_text;
 use crate::protocol::handshake::Upgrade;
 use crate::protocol::message::{
-    ClientMessage, ConnectFields, MessageId, Parsed, Parser, write_ack, write_connect, write_error, write_heartbeat_ack,
+    ClientMessage, ConnectFields, MessageId, MetadataUpdate, Parsed, Parser, write_ack, write_connect, write_error,
+    write_heartbeat_ack,
 };
 use crate::protocol::query::Query;
 use crate::protocol::session_id::SessionIds;
@@ -89,6 +90,8 @@ struct State {
     partition: Partition,
     outboxes: Vec<Outbox>,
     clock: WrittenClock,
+    /// Whether `memory_limit` leaves no room for metadata.
+    memory_full: bool,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -110,6 +113,7 @@ impl Sessions {
             partition: Partition::default(),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             clock: WrittenClock::default(),
+            memory_full: false,
             metrics,
         };
         Self { parser: Parser::new(), state }
@@ -147,6 +151,20 @@ impl Application for Sessions {
             Ok(body) => self.state.act(connection, session, body, id.as_ref(), out),
             Err(invalid) => self.state.answer_invalid(session, &invalid, id.as_ref(), out),
         }
+    }
+
+    fn overflow(&mut self, now: Now, out: &mut Vec<u8>) {
+        self.state.clock.set(now);
+        self.state.metrics.received[RECEIVED_INVALID].increment();
+        self.state.answer_error(&InvalidMessage::ServerFull, None, out);
+    }
+
+    fn set_memory_full(&mut self, full: bool) {
+        self.state.memory_full = full;
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.state.partition.held_bytes()
     }
 
     fn ended(&mut self, _now: Now, connection: ConnectionId, session: Session) {
@@ -223,6 +241,10 @@ impl State {
             }
             ClientMessage::PresenceUpdate { status, metadata } => {
                 self.metrics.received[RECEIVED_PRESENCE_UPDATE].increment();
+                if self.memory_full && matches!(metadata, MetadataUpdate::Replace(_)) {
+                    self.answer_error(&InvalidMessage::ServerFull, id, out);
+                    return Verdict::Continue;
+                }
                 let connection = self.key(connection);
                 self.tell(usize::from(session.partition), PresenceEvent::Updated { connection, status, metadata });
                 self.acknowledge(id, out);
@@ -269,16 +291,19 @@ impl State {
         out: &mut Vec<u8>,
     ) -> Verdict {
         self.metrics.received[RECEIVED_INVALID].increment();
-        self.metrics.errors[invalid.cell()].increment();
         session.bad_in_a_row += 1;
         if session.bad_in_a_row == BAD_MESSAGES_MAX {
             return Verdict::Close(Close::new(CloseCode::Policy, "twenty bad messages in a row"));
         }
+        self.answer_error(invalid, id, out);
+        Verdict::Continue
+    }
+
+    fn answer_error(&self, error: &InvalidMessage, id: Option<&MessageId<'_>>, out: &mut Vec<u8>) {
+        self.metrics.errors[error.cell()].increment();
         self.metrics.errors_total.increment();
         self.metrics.sent[SENT_ERROR].increment();
-        let timestamp = &self.clock.timestamp;
-        write_text(out, |out| write_error(out, timestamp, invalid, id));
-        Verdict::Continue
+        write_text(out, |out| write_error(out, &self.clock.timestamp, error, id));
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Extra {
     progress_ms: u64,
     /// Whether reading stopped because too much is pending.
     pub held: bool,
+    /// How many bytes the shard's sum counts for this.
+    pub counted_bytes: usize,
 }
 
 impl Extra {
@@ -74,7 +76,13 @@ impl Extra {
         self.pending.len() - self.sent
     }
 
-    fn is_empty(&self) -> bool {
+    /// Bytes that this holds, itself included.
+    pub fn held_bytes(&self) -> usize {
+        let assembly = self.assembly.as_ref().map_or(0, |assembly| size_of::<Assembly>() + assembly.held_bytes());
+        size_of::<Self>() + self.head.capacity() + assembly + self.unread.capacity() + self.pending.capacity()
+    }
+
+    pub fn is_empty(&self) -> bool {
         self.head.is_empty()
             && self.assembly.is_none()
             && self.unread.is_empty()
@@ -167,28 +175,17 @@ impl<S, Session> Connection<S, Session> {
             extra.pending.drain(..extra.sent);
             extra.sent = 0;
         }
-        self.trim();
         left
     }
 
     /// Whether reading had stopped because too much was pending; it has no longer.
     pub fn take_held(&mut self) -> bool {
-        let held = self.extra.as_mut().is_some_and(|extra| std::mem::take(&mut extra.held));
-        self.trim();
-        held
+        self.extra.as_mut().is_some_and(|extra| std::mem::take(&mut extra.held))
     }
 
     /// The bytes that were read and not handled.
     pub fn take_unread(&mut self) -> Option<Vec<u8>> {
         let unread = std::mem::take(&mut self.extra.as_mut()?.unread);
-        self.trim();
         Some(unread).filter(|unread| !unread.is_empty())
-    }
-
-    /// Gives back the memory of what is no longer kept.
-    pub fn trim(&mut self) {
-        if self.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
-            self.extra = None;
-        }
     }
 }

@@ -39,6 +39,7 @@ impl Limits {
                 message_bytes_max: config.max_message,
                 frames_max: u32::try_from(config.max_frames).unwrap_or(u32::MAX),
                 binary: false,
+                held_bytes_max: usize::MAX,
             },
             turn_messages: u32::try_from(config.turn_messages).unwrap_or(u32::MAX),
             send_queue_bytes: config.send_queue,

@@ -33,6 +33,9 @@ use crate::protocol::handshake::{self, Refused, Request, Upgrade};
 use crate::protocol::plain::PlainRequest;
 use crate::slab::Slab;
 
+/// What may be held of a message that comes in pieces when memory is full: short ones, cut by chance, still pass.
+const HELD_BYTES_WHEN_FULL: usize = 1024;
+
 /// What the buffer of a step's output keeps of its size between steps.
 const OUT_BYTES_KEPT: usize = 256 * 1024;
 
@@ -68,6 +71,16 @@ pub trait Application {
         message: Message<'_>,
         out: &mut Vec<u8>,
     ) -> Verdict;
+
+    /// A message was too long for the memory that is left, and thrown away as it came; answered like
+    /// [`Application::message`].
+    fn overflow(&mut self, now: Now, out: &mut Vec<u8>);
+
+    /// Whether `memory_limit` leaves room for what grows, from now on.
+    fn set_memory_full(&mut self, full: bool);
+
+    /// Bytes that the application holds, beside the sessions.
+    fn held_bytes(&self) -> usize;
 
     /// The connection has ended, however it came to that.
     fn ended(&mut self, now: Now, connection: ConnectionId, session: Self::Session);
@@ -223,6 +236,8 @@ pub struct Core<A: Application, S> {
     next_generation: u32,
     open: usize,
     queued_bytes: usize,
+    /// Bytes that connections hold beside their records.
+    extra_bytes: usize,
     /// Answers that went out since the driver last asked.
     answered: u64,
     /// While draining, the slot that is closed next.
@@ -252,6 +267,7 @@ impl<A: Application, S> Core<A, S> {
             next_generation: 0,
             open: 0,
             queued_bytes: 0,
+            extra_bytes: 0,
             answered: 0,
             draining: None,
         }
@@ -348,6 +364,11 @@ impl<A: Application, S> Core<A, S> {
 
     /// The socket took `taken` bytes of the [`Output::Write`] just handed out.
     pub fn sent(&mut self, now: Now, connection: ConnectionId, taken: usize) {
+        self.sent_inner(now, connection, taken);
+        self.settle(connection);
+    }
+
+    fn sent_inner(&mut self, now: Now, connection: ConnectionId, taken: usize) {
         let Some(writing) = self.writing.take() else { return };
         self.metrics.bytes_sent_total.add(taken as u64);
         let record = &mut self.connections[connection.index];
@@ -412,6 +433,19 @@ impl<A: Application, S> Core<A, S> {
         index < end
     }
 
+    /// Bytes that the connections hold, and the application for them: what `memory_limit` is held against.
+    pub fn held_bytes(&self) -> usize {
+        self.connections.len() * (Self::CONNECTION_BYTES + Wheel::ENTRY_BYTES)
+            + self.extra_bytes
+            + self.application.held_bytes()
+    }
+
+    /// Whether `memory_limit` leaves room for what grows, from now on.
+    pub fn set_memory_full(&mut self, full: bool) {
+        self.limits.messages.held_bytes_max = if full { HELD_BYTES_WHEN_FULL } else { usize::MAX };
+        self.application.set_memory_full(full);
+    }
+
     /// Connections that are held, whatever they wait for.
     pub fn len(&self) -> usize {
         self.connections.len()
@@ -456,6 +490,7 @@ impl<A: Application, S> Core<A, S> {
             self.close(now, connection, &Close::new(CloseCode::Internal, "internal fault"));
         }
         self.write_out(connection, start);
+        self.settle(connection);
     }
 
     fn receive_inner(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8]) {
@@ -500,9 +535,6 @@ impl<A: Application, S> Core<A, S> {
                 self.effects.push_back(Effect::Plain { connection, request });
             }
             (Err(refused), _) => self.refuse(now, connection, &refused),
-        }
-        if let Some(record) = self.get_mut(connection) {
-            record.trim();
         }
     }
 
@@ -551,6 +583,12 @@ impl<A: Application, S> Core<A, S> {
                         Verdict::Close(close) => Some(End::Close(close)),
                     }
                 }
+                Ok(Some(Event::Overflow)) => {
+                    *message_ms = now.elapsed_ms();
+                    begins_anew = true;
+                    self.application.overflow(now, &mut self.out);
+                    None
+                }
                 Ok(Some(Event::Ping(payload))) => {
                     frame::write(&mut self.out, Kind::Pong, &payload);
                     None
@@ -579,7 +617,6 @@ impl<A: Application, S> Core<A, S> {
             extra.unread = input.to_vec();
             self.effects.push_back(Effect::Ready(connection));
         }
-        record.trim();
     }
 
     /// Reads on in a connection that the server closes, until the peer's close frame.
@@ -682,6 +719,17 @@ impl<A: Application, S> Core<A, S> {
         }
     }
 
+    /// Reckons what a connection holds beside its record, and gives it back when that is nothing.
+    fn settle(&mut self, connection: ConnectionId) {
+        let Some(record) = self.connections.get_mut(connection.index) else { return };
+        let Some(extra) = &mut record.extra else { return };
+        let held_bytes = if extra.is_empty() { 0 } else { extra.held_bytes() };
+        self.extra_bytes = self.extra_bytes + held_bytes - std::mem::replace(&mut extra.counted_bytes, held_bytes);
+        if held_bytes == 0 {
+            record.extra = None;
+        }
+    }
+
     fn respond(&mut self, now: Now, connection: ConnectionId, bytes: &[u8]) {
         let Some(record) = self.get_mut(connection) else { return };
         if matches!(record.phase, Phase::Answering { .. }) {
@@ -720,6 +768,7 @@ impl<A: Application, S> Core<A, S> {
         self.wheel.cancel(connection.index);
         let Some(record) = self.connections.remove(connection.index) else { return };
         self.queued_bytes -= record.pending_bytes();
+        self.extra_bytes -= record.extra.as_ref().map_or(0, |extra| extra.counted_bytes);
         self.metrics.queued_bytes.set(self.queued_bytes as u64);
         self.metrics.sockets_current.set(self.connections.len() as u64);
         self.effects.push_back(Effect::Close(record.socket));

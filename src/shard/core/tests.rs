@@ -322,6 +322,46 @@ fn whoever_takes_no_byte_for_the_send_timeout_is_dropped() {
 }
 
 #[test]
+fn what_is_held_is_reckoned_to_the_byte_and_given_back() {
+    let mut world = World::new(&Config::default());
+    let empty = world.driver.core.held_bytes();
+    let ana = world.client("userId=ana");
+    let idle = world.driver.core.held_bytes();
+    world.driver.send(ana, &frame(0x01, &[b' '; 5_000]));
+    assert!(world.driver.core.held_bytes() >= idle + 5_000);
+    world.driver.send(ana, &frame(0x80, HEARTBEAT.as_bytes()));
+    assert_eq!(world.driver.core.held_bytes(), idle);
+    world.driver.peers[ana].room = 0;
+    world.say(ana, HEARTBEAT);
+    assert!(world.driver.core.held_bytes() > idle);
+    world.driver.make_room(ana, usize::MAX);
+    assert_eq!(world.driver.core.held_bytes(), idle);
+    world.say(ana, r#"{"type":"PRESENCE_UPDATE","payload":{"status":"away","metadata":{"a":"bcdef"}}}"#);
+    assert_eq!(world.driver.core.held_bytes(), idle + 16 + r#"{"a":"bcdef"}"#.len());
+    world.driver.end(ana);
+    assert_eq!(world.driver.core.held_bytes(), empty);
+}
+
+#[test]
+fn when_memory_is_full_nothing_grows_and_all_else_goes_on() {
+    let mut world = World::new(&Config::default());
+    let ana = world.client("userId=ana");
+    world.driver.core.set_memory_full(true);
+    world.say(ana, r#"{"type":"PRESENCE_UPDATE","id":1,"payload":{"status":"away","metadata":{"a":1}}}"#);
+    world.driver.send(ana, &frame(0x01, &[b' '; 1_500]));
+    world.driver.send(ana, &frame(0x80, HEARTBEAT.as_bytes()));
+    world.say(ana, r#"{"type":"PRESENCE_UPDATE","id":2,"payload":{"status":"busy","metadata":null}}"#);
+    let heard = world.heard(ana);
+    assert!(heard[..2].iter().all(|heard| matches!(heard, Heard::Text(text) if text.contains("SERVER_FULL"))));
+    assert!(heard[2].is_type("ACK") && heard.len() == 3, "{heard:?}");
+    assert_eq!(world.metrics.users_by_status[2].get(), 1);
+    world.driver.core.set_memory_full(false);
+    world.driver.send(ana, &frame(0x01, &[b' '; 1_500]));
+    world.driver.send(ana, &frame(0x80, HEARTBEAT.as_bytes()));
+    assert!(world.heard(ana)[0].is_type("HEARTBEAT_ACK"));
+}
+
+#[test]
 fn a_request_is_handed_to_control_and_its_answer_ends_the_connection() {
     let mut world = World::new(&Config::default());
     let probe = world.driver.connect(Some(Refusal::Full));
@@ -437,6 +477,14 @@ impl Application for Faulty {
         frame::write(out, Kind::Text, &message.payload);
         assert_ne!(&*message.payload, b"trip", "the fault");
         Verdict::Continue
+    }
+
+    fn overflow(&mut self, _: Now, _: &mut Vec<u8>) {}
+
+    fn set_memory_full(&mut self, _: bool) {}
+
+    fn held_bytes(&self) -> usize {
+        0
     }
 
     fn ended(&mut self, _: Now, _: ConnectionId, (): ()) {}

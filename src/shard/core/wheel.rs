@@ -40,6 +40,9 @@ const VACANT: Link = Link { next: NONE, previous: NONE, tick: NONE };
 const _: () = assert!(size_of::<Link>() == 12);
 
 impl Wheel {
+    /// The bytes that an entry takes, filed or not.
+    pub const ENTRY_BYTES: usize = size_of::<Link>();
+
     /// An empty wheel at `now_ms` whose entries come due in steps of `tick_ms`, at least 1.
     pub fn new(tick_ms: u64, now_ms: u64) -> Self {
         let tick_ms = tick_ms.max(1);

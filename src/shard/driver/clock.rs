@@ -3,6 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::shard::Now;
+use crate::sys;
 
 /// A shard's clock.
 #[derive(Debug)]
@@ -25,6 +26,11 @@ impl Clock {
     pub fn elapsed_ns(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
     }
+}
+
+/// Nanoseconds of CPU time that the calling thread has used.
+pub fn thread_cpu_ns() -> u64 {
+    sys::thread_cpu_ns()
 }
 
 /// Milliseconds since the Unix epoch; 0 where the wall clock stands before it.

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Descriptors set aside for those who must be told that no descriptor is left.
 const RESERVE: usize = 8;
@@ -42,8 +43,16 @@ pub enum Accepted {
 pub struct ListenOptions {
     /// Connections that the kernel keeps for accept; it caps this at net.core.somaxconn.
     pub backlog: i32,
-    /// TCP_NODELAY, which accepted sockets inherit.
+    /// TCP_NODELAY. Accepted sockets inherit this and the following options.
     pub nodelay: bool,
+    /// SO_RCVBUF; 0 leaves it to the kernel.
+    pub receive_buffer_bytes: usize,
+    /// SO_SNDBUF; 0 leaves it to the kernel.
+    pub send_buffer_bytes: usize,
+    /// SO_KEEPALIVE and the quiet time before its first probe; zero turns it off.
+    pub keepalive: Duration,
+    /// TCP_USER_TIMEOUT; zero leaves it to the kernel.
+    pub user_timeout: Duration,
 }
 
 impl Listener {
@@ -54,9 +63,22 @@ impl Listener {
     pub fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         let socket = tcp_socket(address)?;
         socket.set_reuse_port(true)?;
+        // The buffers before listen: they decide the window scale of the connections to come.
+        if options.receive_buffer_bytes > 0 {
+            socket.set_recv_buffer_size(options.receive_buffer_bytes)?;
+        }
+        if options.send_buffer_bytes > 0 {
+            socket.set_send_buffer_size(options.send_buffer_bytes)?;
+        }
+        if !options.keepalive.is_zero() {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(options.keepalive))?;
+        }
+        if !options.user_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+        }
+        socket.set_tcp_nodelay(options.nodelay)?;
         socket.bind(&address.into())?;
         socket.listen(options.backlog)?;
-        socket.set_tcp_nodelay(options.nodelay)?;
         socket.set_nonblocking(true)?;
         let mut listener =
             Self { socket: Some(TcpListener::from_std(socket.into())), reserve: Vec::new(), resting_until_ms: None };

@@ -38,6 +38,9 @@ const DRAIN_BUDGET: usize = 256;
 /// needs for the answers.
 pub const PLAIN_REQUESTS_MAX: usize = 256;
 
+/// How often a shard looks at what all of them hold, in milliseconds, beside before it accepts.
+const WEIGH_MS: u64 = 10;
+
 /// How soon mail is offered again to an inbox that was full, in milliseconds.
 const MAIL_RETRY_MS: u64 = 1;
 
@@ -90,6 +93,8 @@ pub struct TurnLimits {
     pub accepts: usize,
     /// Connections of all shards together beyond which new ones are refused; 0 for no such limit.
     pub connections_max: usize,
+    /// Bytes that the connections of all shards may hold together.
+    pub memory_limit: u64,
     /// How long draining may take.
     pub drain_timeout: Duration,
 }
@@ -111,7 +116,12 @@ pub struct Shard<A: Application> {
     /// Plain requests that control has not answered.
     handed_over: usize,
     mail_waits: bool,
+    memory_full: bool,
+    /// In which [`WEIGH_MS`] the shard last looked at what all hold.
+    weighed: u64,
     drain_deadline_ms: Option<u64>,
+    /// The thread's CPU time when the last turn ended.
+    cpu_ns: u64,
     /// Whether draining has somebody left to tell.
     drains_on: bool,
 }
@@ -143,6 +153,9 @@ impl<A: Application> Shard<A> {
             clocked_ns: 0,
             handed_over: 0,
             mail_waits: false,
+            memory_full: false,
+            weighed: 0,
+            cpu_ns: clock::thread_cpu_ns(),
             drain_deadline_ms: None,
             drains_on: false,
             parts,
@@ -176,14 +189,22 @@ impl<A: Application> Shard<A> {
             }
             self.serve_ready(now);
             self.accept(now);
-            self.core_tick(now);
+            self.tick(now);
             if self.drain(now) {
                 return Ok(());
             }
             self.send_mail();
             self.read_clock();
-            self.metrics.turn_ns.observe(self.clocked_ns - now.elapsed_ns);
+            self.end_turn(now);
         }
+    }
+
+    /// Publishes what the turn cost, and what is held at its end.
+    fn end_turn(&mut self, began: Now) {
+        self.metrics.turn_ns.observe(self.clocked_ns - began.elapsed_ns);
+        let before_ns = std::mem::replace(&mut self.cpu_ns, clock::thread_cpu_ns());
+        self.metrics.turn_cpu_ns.observe(self.cpu_ns - before_ns);
+        self.metrics.held_bytes.set(self.parts.core.held_bytes() as u64);
     }
 
     /// How long poll may sleep.
@@ -285,10 +306,14 @@ impl<A: Application> Shard<A> {
         if self.accepting != Accepting::Due || self.parts.listener.rests(now.elapsed_ms()) {
             return;
         }
+        self.weigh();
         for _ in 0..self.parts.turn.accepts {
             match self.parts.listener.accept(now.elapsed_ms()) {
                 Ok(Accepted::Connection(stream)) => {
-                    let refusal = self.is_full().then_some(Refusal::Full);
+                    let refusal = match self.is_full() {
+                        true => Some(Refusal::Full),
+                        false => self.memory_full.then_some(Refusal::Memory),
+                    };
                     self.welcome(now, stream, refusal);
                 }
                 Ok(Accepted::OnReserve(stream)) => {
@@ -325,7 +350,21 @@ impl<A: Application> Shard<A> {
             && self.parts.metrics.iter().map(|shard| shard.sockets_current.get()).sum::<u64>() >= connections_max as u64
     }
 
-    fn core_tick(&mut self, now: Now) {
+    /// Compares what all shards have published that they hold with what they may.
+    fn weigh(&mut self) {
+        let held_bytes: u64 = self.parts.metrics.iter().map(|shard| shard.held_bytes.get()).sum();
+        let full = held_bytes >= self.parts.turn.memory_limit;
+        if full != self.memory_full {
+            self.memory_full = full;
+            self.parts.core.set_memory_full(full);
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        let tick = now.elapsed_ms() / WEIGH_MS;
+        if std::mem::replace(&mut self.weighed, tick) != tick {
+            self.weigh();
+        }
         if self.parts.core.deadline_ms().is_some_and(|due_ms| due_ms <= now.elapsed_ms()) {
             self.step(now, Input::Tick);
         }
