@@ -409,6 +409,8 @@ fn event_descriptors() -> Vec<RawFd> {
 fn begin_log(config: &Config) {
     let log = tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        // A log that nobody reads any more is no reason to end: to complain of it would be written there as well.
+        .log_internal_errors(false)
         .with_target(false)
         .with_max_level(config.log_level.name().parse::<tracing::Level>().unwrap_or(tracing::Level::INFO));
     // A second server in one process logs where the first does.

@@ -139,7 +139,8 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<String>) {
 /// Rules for every file that is text.
 fn check_text(file: &str, text: &str) -> Vec<Finding> {
     let mut findings = Findings::of(file);
-    let is_code = [".rs", ".py", ".mjs", ".js", ".sh"].iter().any(|end| file.ends_with(end)) || file.ends_with("/run");
+    let is_script = file.starts_with("tests/") && !file.rsplit('/').next().unwrap_or_default().contains('.');
+    let is_code = is_script || [".rs", ".py", ".mjs", ".js", ".sh"].iter().any(|end| file.ends_with(end));
     let code = if file.ends_with(".rs") { without_comments_and_strings(text) } else { String::new() };
     let code: Vec<&str> = code.lines().collect();
     for (index, line) in text.lines().enumerate() {
