@@ -13,7 +13,7 @@ use rollcall::protocol::assembly::{self, Message};
 use rollcall::protocol::frame::{self, Kind};
 use rollcall::protocol::handshake::Upgrade;
 use rollcall::server::{self, Service};
-use rollcall::shard::core::{Application, Close, Limits, Opened, Verdict};
+use rollcall::shard::core::{Application, Close, Ending, Limits, Opened, Verdict};
 use rollcall::shard::{ConnectionId, Now};
 
 /// Sends every message back.
@@ -24,7 +24,7 @@ impl Application for Echo {
     type Mail = ();
 
     fn open(&mut self, _: Now, _: ConnectionId, _: &Upgrade<'_>, _: &mut Vec<u8>) -> Result<Opened<()>, Close> {
-        Ok(Opened { session: (), silence_ms: 0 })
+        Ok(Opened { session: (), silence_ms: 0, hold: false })
     }
 
     fn message(&mut self, _: Now, _: ConnectionId, (): &mut (), message: Message<'_>, out: &mut Vec<u8>) -> Verdict {
@@ -40,7 +40,7 @@ impl Application for Echo {
         0
     }
 
-    fn ended(&mut self, _: Now, _: ConnectionId, (): ()) {}
+    fn ended(&mut self, _: Now, _: ConnectionId, (): (), _: Ending) {}
 
     fn receive(&mut self, _: Now, (): ()) {}
 

@@ -122,6 +122,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
     }
     let event_descriptors = if config.own_descriptor_tables { event_descriptors() } else { Vec::new() };
 
+    let clock = Clock::start();
     let (ready_sender, ready) = bounded(shards);
     let mut threads = Vec::with_capacity(shards);
     for (shard, (poll, inbox)) in ends.into_iter().enumerate() {
@@ -137,6 +138,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
             addresses: addresses.clone(),
             hand_over: hand_over(control_sender.clone(), Arc::clone(&control_waker)),
             metrics: metrics.clone(),
+            clock,
             event_descriptors: event_descriptors.clone(),
         };
         let ready_sender = ready_sender.clone();
@@ -214,6 +216,7 @@ struct ShardStart<S: Service> {
     addresses: Vec<Address<MailOf<S>>>,
     hand_over: HandOver,
     metrics: Vec<Arc<ShardMetrics>>,
+    clock: Clock,
     event_descriptors: Vec<RawFd>,
 }
 
@@ -271,7 +274,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
     let listener = Listener::bind(start.listen, &options)
         .with_context(|| format!("shard {shard} cannot listen on {}", start.listen))?;
     let metrics = Arc::clone(&start.metrics[shard]);
-    let clock = Clock::start();
+    let clock = start.clock;
     let application = service.application(shard, shards, Arc::clone(&metrics));
     let core = Core::new(clock.now(), application, service.limits(&config), metrics);
     let parts = ShardParts {
@@ -288,6 +291,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
             event_batch: config.event_batch,
             read_buffer_bytes: config.read_buffer,
             accepts: config.turn_accepts,
+            deliveries: config.turn_deliveries,
             connections_max: config.max_connections,
             memory_limit: memory_limit(&config),
             drain_timeout: config.drain_timeout,

@@ -271,6 +271,8 @@ knobs! {
         turn_accepts: Count = count(1, 65_536), 64;
         /// Messages of one connection that a shard handles in one turn of its loop.
         turn_messages: Count = count(1, 65_536), 256;
+        /// Presence messages that a shard sends in one turn of its loop, so that a storm of them delays no answers.
+        turn_deliveries: Count = count(1, 65_536), 256;
         /// The grain of all timeouts: they are noticed up to so much late.
         timer_tick: Time = time(Duration::from_millis(10), SECOND), Duration::from_millis(100);
     }

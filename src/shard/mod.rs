@@ -29,14 +29,15 @@ pub struct ConnectionId {
 /// What time it is: read by the driver, given to everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Nanoseconds since the shard began, never backwards: for deadlines and latencies.
+    /// Nanoseconds since the process began to serve, the same on every shard, never backwards: for deadlines and
+    /// latencies.
     pub elapsed_ns: u64,
     /// Milliseconds since the Unix epoch, as the wall clock has it: for what people read.
     pub unix_ms: u64,
 }
 
 impl Now {
-    /// Milliseconds since the shard began.
+    /// Milliseconds since the process began to serve.
     pub fn elapsed_ms(self) -> u64 {
         self.elapsed_ns / 1_000_000
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Application, Close, Opened, Verdict};
+use super::core::{Application, Close, Ending, Opened, Verdict};
 use super::outbox::Outbox;
 use super::{ConnectionId, Now};
 use crate::config::Config;
@@ -167,7 +167,7 @@ impl Application for Sessions {
         self.state.partition.held_bytes()
     }
 
-    fn ended(&mut self, _now: Now, connection: ConnectionId, session: Session) {
+    fn ended(&mut self, _now: Now, connection: ConnectionId, session: Session, _ending: Ending) {
         let connection = self.state.key(connection);
         self.state.tell(usize::from(session.partition), PresenceEvent::Ended { connection });
     }
@@ -216,7 +216,7 @@ impl State {
         let partition = hash.partition(self.outboxes.len());
         let (connection, status) = (self.key(connection), query.status.unwrap_or(Status::Online));
         self.tell(partition, PresenceEvent::Opened { connection, user_id: query.user_id, hash, status });
-        Opened { session: Session { partition: partition as u16, bad_in_a_row: 0 }, silence_ms }
+        Opened { session: Session { partition: partition as u16, bad_in_a_row: 0 }, silence_ms, hold: false }
     }
 
     /// Does what a valid message asks for, and answers it.

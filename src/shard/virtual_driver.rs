@@ -38,6 +38,9 @@ pub struct Peer {
     pub closed: bool,
 }
 
+/// How many deliveries are made before they are written.
+const DELIVERIES_PER_STEP: usize = 16;
+
 /// How many bytes one read takes at most.
 const READ_BYTES: usize = 4096;
 
@@ -134,6 +137,10 @@ impl<A: Application> VirtualDriver<A> {
     }
 
     fn settle(&mut self) {
+        while self.core.deliver(self.now, DELIVERIES_PER_STEP) {
+            self.act();
+        }
+        self.act();
         while let Some(connection) = self.ready.pop() {
             if let Some(&mut peer) = self.core.socket_mut(connection) {
                 self.read(peer);

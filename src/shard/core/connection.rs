@@ -63,10 +63,17 @@ pub struct Extra {
     /// Bytes that the socket did not take; those before `sent` it took later.
     pub pending: Vec<u8>,
     sent: usize,
+    /// How many of the pending bytes, the foremost, are a delivery: what its peer did not ask for does not keep
+    /// its messages from being read.
+    delivery_bytes: usize,
     /// When the socket last took a byte.
     progress_ms: u64,
     /// Whether reading stopped because too much is pending.
     pub held: bool,
+    /// Whether reading stopped because the application said so.
+    pub is_held_by_application: bool,
+    /// Whether the application waits for the socket to take all that is pending.
+    pub is_awaited: bool,
     /// How many bytes the shard's sum counts for this.
     pub counted_bytes: usize,
 }
@@ -74,6 +81,11 @@ pub struct Extra {
 impl Extra {
     pub fn pending_bytes(&self) -> usize {
         self.pending.len() - self.sent
+    }
+
+    /// Those of the pending bytes that answer the peer's own messages.
+    pub fn answer_bytes(&self) -> usize {
+        self.pending_bytes() - self.delivery_bytes
     }
 
     /// Bytes that this holds, itself included.
@@ -88,6 +100,7 @@ impl Extra {
             && self.unread.is_empty()
             && self.pending_bytes() == 0
             && !self.held
+            && !self.is_held_by_application
     }
 }
 
@@ -147,16 +160,25 @@ impl<S, Session> Connection<S, Session> {
         self.extra.as_ref().map_or(0, |extra| extra.pending_bytes())
     }
 
+    /// Those of them that answer the peer's own messages.
+    pub fn answer_bytes(&self) -> usize {
+        self.extra.as_ref().map_or(0, |extra| extra.answer_bytes())
+    }
+
     /// The socket and the bytes that wait for it.
     pub fn socket_and_pending(&mut self) -> (&mut S, &[u8]) {
         let pending = self.extra.as_ref().map_or(&[][..], |extra| &extra.pending[extra.sent..]);
         (&mut self.socket, pending)
     }
 
-    /// Keeps `bytes` for the socket; nothing else is kept for it yet.
-    pub fn queue(&mut self, bytes: &[u8], now_ms: u64) {
+    /// Keeps `bytes` for the socket; nothing else is kept for it yet, unless an answer follows a delivery of the
+    /// same step.
+    pub fn queue(&mut self, bytes: &[u8], is_delivery: bool, now_ms: u64) {
         let extra = self.extra.get_or_insert_default();
         extra.pending.extend_from_slice(bytes);
+        if is_delivery {
+            extra.delivery_bytes += bytes.len();
+        }
         extra.progress_ms = now_ms;
     }
 
@@ -167,6 +189,7 @@ impl<S, Session> Connection<S, Session> {
             extra.progress_ms = now_ms;
         }
         extra.sent += taken;
+        extra.delivery_bytes = extra.delivery_bytes.saturating_sub(taken);
         let left = extra.pending_bytes();
         if left == 0 {
             extra.pending = Vec::new();

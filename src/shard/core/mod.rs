@@ -83,7 +83,37 @@ pub trait Application {
     fn held_bytes(&self) -> usize;
 
     /// The connection has ended, however it came to that.
-    fn ended(&mut self, now: Now, connection: ConnectionId, session: Self::Session);
+    fn ended(&mut self, now: Now, connection: ConnectionId, session: Self::Session, ending: Ending);
+
+    /// Time has passed, perhaps past [`Application::deadline_ms`].
+    fn tick(&mut self, _now: Now) {}
+
+    /// When [`Application::tick`] or [`Application::next_action`] is due next, in milliseconds since the shard began.
+    fn deadline_ms(&self) -> Option<u64> {
+        None
+    }
+
+    /// A step begins, in which `out` is empty: what was shared in the last one can be shared no longer.
+    fn begin_step(&mut self) {}
+
+    /// What is to be done about some connection of its own accord, if anything is due by `now`.
+    fn next_action(&mut self, _now: Now) -> Option<Action> {
+        None
+    }
+
+    /// Says what [`Action::Deliver`] was asked for, appending it to `out` as frames. Nothing else waits for the socket.
+    fn deliver(
+        &mut self,
+        _now: Now,
+        _connection: ConnectionId,
+        _session: &mut Self::Session,
+        _out: &mut Vec<u8>,
+    ) -> Delivery {
+        Delivery::Nothing
+    }
+
+    /// A connection whose socket was busy when [`Action::Deliver`] was asked for has nothing waiting any more.
+    fn writable(&mut self, _now: Now, _connection: ConnectionId, _session: &mut Self::Session) {}
 
     /// Takes what the application of another shard sent.
     fn receive(&mut self, now: Now, mail: Self::Mail);
@@ -105,6 +135,50 @@ pub struct Opened<Session> {
     pub session: Session,
     /// How long it may be without a complete message, in milliseconds; 0 for ever.
     pub silence_ms: u32,
+    /// Whether nothing is read from it until [`Action::Release`].
+    pub hold: bool,
+}
+
+/// How a connection came to its end, as far as others care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Who wanted it.
+    pub cause: Cause,
+    /// When a byte was last read from it, in milliseconds since the shard began.
+    pub heard_ms: u64,
+}
+
+/// Who wanted a connection's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The client, and it said so: a normal close, its own or one that it asked for.
+    Asked,
+    /// Nobody was there any more, and the server has waited long enough.
+    Silent,
+    /// Nobody, or a fault: the client may well come back.
+    Lost,
+}
+
+/// What an application does of its own accord.
+#[derive(Debug)]
+pub enum Action {
+    /// Have [`Application::deliver`] say something, as soon as nothing else waits for the socket.
+    Deliver(ConnectionId),
+    /// Read on in a connection that was held.
+    Release(ConnectionId),
+    /// Close it.
+    Close(ConnectionId, Close),
+}
+
+/// What [`Application::deliver`] had to say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Nothing after all.
+    Nothing,
+    /// What it appended.
+    Appended,
+    /// The same as another connection was told in this step: this part of `out`.
+    Shared(Range<usize>),
 }
 
 /// A close that the server decides on.
@@ -128,6 +202,8 @@ impl Close {
 pub enum Verdict {
     /// It goes on.
     Continue,
+    /// It goes on, but nothing more is read from it until [`Action::Release`].
+    Hold,
     /// It is closed, after what was answered.
     Close(Close),
 }
@@ -212,7 +288,7 @@ pub enum Appetite {
 }
 
 enum Effect<S> {
-    Write { connection: ConnectionId, bytes: Range<usize> },
+    Write { connection: ConnectionId, bytes: Range<usize>, is_delivery: bool },
     WritePending(ConnectionId),
     ShutdownWrite(ConnectionId),
     Close(S),
@@ -245,7 +321,7 @@ pub struct Core<A: Application, S> {
 }
 
 enum Writing {
-    Out(Range<usize>),
+    Out { bytes: Range<usize>, is_delivery: bool },
     Pending,
 }
 
@@ -337,8 +413,12 @@ impl<A: Application, S> Core<A, S> {
                 return None;
             };
             match effect {
-                Effect::Write { connection, bytes } if self.is_current(connection) => {
-                    self.writing = Some(Writing::Out(bytes.clone()));
+                // What an earlier effect of this step wrote may not have been taken whole.
+                Effect::Write { connection, bytes, .. } if self.pending_bytes(connection) > 0 => {
+                    self.queue_behind(connection, bytes);
+                }
+                Effect::Write { connection, bytes, is_delivery } if self.is_current(connection) => {
+                    self.writing = Some(Writing::Out { bytes: bytes.clone(), is_delivery });
                     let socket = &mut self.connections[connection.index].socket;
                     return Some(Output::Write { connection, socket, bytes: &self.out[bytes] });
                 }
@@ -373,11 +453,11 @@ impl<A: Application, S> Core<A, S> {
         self.metrics.bytes_sent_total.add(taken as u64);
         let record = &mut self.connections[connection.index];
         match writing {
-            Writing::Out(range) => {
-                if taken < range.len() {
-                    let rest = range.start + taken..range.end;
+            Writing::Out { bytes, is_delivery } => {
+                if taken < bytes.len() {
+                    let rest = bytes.start + taken..bytes.end;
                     self.queued_bytes += rest.len();
-                    record.queue(&self.out[rest], now.elapsed_ms());
+                    record.queue(&self.out[rest], is_delivery, now.elapsed_ms());
                     self.metrics.queued_bytes.set(self.queued_bytes as u64);
                     self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.send_timeout_ms);
                     return;
@@ -387,11 +467,15 @@ impl<A: Application, S> Core<A, S> {
                 self.queued_bytes -= taken;
                 self.metrics.queued_bytes.set(self.queued_bytes as u64);
                 let left = record.dequeue(taken, now.elapsed_ms());
-                if left < self.limits.send_queue_bytes / 2 && record.take_held() {
+                if record.answer_bytes() < self.limits.send_queue_bytes / 2 && record.take_held() {
                     self.effects.push_back(Effect::Ready(connection));
                 }
                 if left > 0 {
                     return;
+                }
+                let was_awaited = record.extra.as_mut().is_some_and(|extra| std::mem::take(&mut extra.is_awaited));
+                if was_awaited && let Phase::Open { session, .. } = &mut record.phase {
+                    self.application.writable(now, connection, session);
                 }
             }
         }
@@ -405,16 +489,43 @@ impl<A: Application, S> Core<A, S> {
         let send_queue_bytes = self.limits.send_queue_bytes;
         let Some(record) = self.get_mut(connection) else { return Appetite::Nothing };
         let Some(extra) = &mut record.extra else { return Appetite::Read };
-        if extra.pending_bytes() >= send_queue_bytes && matches!(record.phase, Phase::Open { .. }) {
-            extra.held = true;
-            return Appetite::Nothing;
+        if matches!(record.phase, Phase::Open { .. }) {
+            if extra.is_held_by_application {
+                return Appetite::Nothing;
+            }
+            if extra.answer_bytes() >= send_queue_bytes {
+                extra.held = true;
+                return Appetite::Nothing;
+            }
         }
         if extra.unread.is_empty() { Appetite::Read } else { Appetite::Unread }
     }
 
     /// When [`Input::Tick`] is due, in milliseconds since the shard began.
     pub fn deadline_ms(&self) -> Option<u64> {
-        self.wheel.next_due_ms()
+        [self.wheel.next_due_ms(), self.application.deadline_ms()].into_iter().flatten().min()
+    }
+
+    /// Does up to `budget` of what the application wants done of its own accord; true when it may want more.
+    /// Drain [`Core::poll_output`] after it.
+    pub fn deliver(&mut self, now: Now, budget: usize) -> bool {
+        self.application.begin_step();
+        for _ in 0..budget {
+            match self.application.next_action(now) {
+                None => return false,
+                Some(Action::Deliver(connection)) => self.deliver_one(now, connection),
+                Some(Action::Release(connection)) => self.release(connection),
+                Some(Action::Close(connection, close)) => {
+                    if self.get_mut(connection).is_some_and(|record| matches!(record.phase, Phase::Open { .. })) {
+                        let start = self.out.len();
+                        self.close(now, connection, &close);
+                        self.write_out(connection, start);
+                        self.settle(connection);
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// Closes up to `budget` connections because the server stops; true while there are more to close.
@@ -472,6 +583,34 @@ impl<A: Application, S> Core<A, S> {
 
     fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Connection<S, A::Session>> {
         self.connections.get_mut(connection.index).filter(|record| record.generation == connection.generation)
+    }
+
+    fn deliver_one(&mut self, now: Now, connection: ConnectionId) {
+        let Some(record) = self.connections.get_mut(connection.index) else { return };
+        let Phase::Open { session, .. } = &mut record.phase else { return };
+        if record.generation != connection.generation {
+            return;
+        }
+        if let Some(extra) = record.extra.as_mut().filter(|extra| extra.pending_bytes() > 0) {
+            extra.is_awaited = true;
+            return;
+        }
+        let start = self.out.len();
+        let bytes = match self.application.deliver(now, connection, session, &mut self.out) {
+            Delivery::Nothing => return,
+            Delivery::Appended => start..self.out.len(),
+            Delivery::Shared(bytes) => bytes,
+        };
+        self.effects.push_back(Effect::Write { connection, bytes, is_delivery: true });
+    }
+
+    /// Reads on in a connection that the application held.
+    fn release(&mut self, connection: ConnectionId) {
+        let Some(extra) = self.get_mut(connection).and_then(|record| record.extra.as_mut()) else { return };
+        if std::mem::take(&mut extra.is_held_by_application) {
+            self.effects.push_back(Effect::Ready(connection));
+            self.settle(connection);
+        }
     }
 
     /// Takes bytes; `fresh` when they have just arrived, and did not wait for their turn.
@@ -541,8 +680,11 @@ impl<A: Application, S> Core<A, S> {
     fn upgrade(&mut self, now: Now, connection: ConnectionId, upgrade: &Upgrade<'_>) {
         handshake::write_switching_protocols(&mut self.out, upgrade);
         match self.application.open(now, connection, upgrade, &mut self.out) {
-            Ok(Opened { session, silence_ms }) => {
+            Ok(Opened { session, silence_ms, hold }) => {
                 let record = &mut self.connections[connection.index];
+                if hold {
+                    record.extra.get_or_insert_default().is_held_by_application = true;
+                }
                 let message_ms = now.elapsed_ms();
                 record.phase = Phase::Open { message_ms, silence_ms, probed_after_ms: 0, session };
                 self.open += 1;
@@ -558,14 +700,15 @@ impl<A: Application, S> Core<A, S> {
         let start = self.out.len();
         let record = &mut self.connections[connection.index];
         let mut kept = record.extra.as_mut().and_then(|extra| extra.assembly.take());
-        let pending = record.pending_bytes();
+        let pending = record.answer_bytes();
+        let mut is_held = record.extra.as_ref().is_some_and(|extra| extra.is_held_by_application);
         let Phase::Open { message_ms, probed_after_ms, session, .. } = &mut record.phase else { return };
         *probed_after_ms = 0;
         let mut input = bytes;
         let mut budget = self.limits.turn_messages;
         let mut begins_anew = false;
         loop {
-            if budget == 0 || pending + self.out.len() - start >= self.limits.send_queue_bytes {
+            if is_held || budget == 0 || pending + self.out.len() - start >= self.limits.send_queue_bytes {
                 break;
             }
             budget -= 1;
@@ -580,6 +723,10 @@ impl<A: Application, S> Core<A, S> {
                     self.answered += u64::from(self.out.len() > before);
                     match verdict {
                         Verdict::Continue => None,
+                        Verdict::Hold => {
+                            is_held = true;
+                            None
+                        }
                         Verdict::Close(close) => Some(End::Close(close)),
                     }
                 }
@@ -602,10 +749,11 @@ impl<A: Application, S> Core<A, S> {
             }
             begins_anew |= kept.as_ref().is_none_or(|assembly| !assembly.in_message());
         }
-        if kept.is_none() && input.is_empty() && record.extra.is_none() {
+        if kept.is_none() && input.is_empty() && record.extra.is_none() && !is_held {
             return;
         }
         let extra = record.extra.get_or_insert_default();
+        extra.is_held_by_application = is_held;
         if kept.is_none() {
             extra.message_began_ms = None;
         } else if begins_anew || extra.message_began_ms.is_none() {
@@ -615,7 +763,9 @@ impl<A: Application, S> Core<A, S> {
         extra.assembly = kept;
         if !input.is_empty() {
             extra.unread = input.to_vec();
-            self.effects.push_back(Effect::Ready(connection));
+            if !is_held {
+                self.effects.push_back(Effect::Ready(connection));
+            }
         }
     }
 
@@ -660,7 +810,8 @@ impl<A: Application, S> Core<A, S> {
                 let number = code.unwrap_or(CloseCode::Normal.number());
                 frame::write(&mut self.out, Kind::Close, code.map(u16::to_be_bytes).as_ref().map_or(&[], |code| code));
                 self.metrics.closes[CloseCode::cell(number)].increment();
-                self.begin_closing(now, connection, false);
+                let cause = if code == Some(CloseCode::Normal.number()) { Cause::Asked } else { Cause::Lost };
+                self.begin_closing(now, connection, false, cause);
             }
         }
     }
@@ -672,30 +823,37 @@ impl<A: Application, S> Core<A, S> {
         if close.code.is_abnormal() {
             self.metrics.errors_total.increment();
         }
-        self.begin_closing(now, connection, true);
+        let cause = match close.code {
+            CloseCode::Normal => Cause::Asked,
+            CloseCode::Silent => Cause::Silent,
+            _ => Cause::Lost,
+        };
+        self.begin_closing(now, connection, true, cause);
     }
 
     /// Appends an HTTP response that refuses, and begins to close.
     fn refuse(&mut self, now: Now, connection: ConnectionId, refused: &Refused) {
         handshake::write_refusal(&mut self.out, refused);
         self.metrics.refusals[refused.refusal.cell()].increment();
-        self.begin_closing(now, connection, false);
+        self.begin_closing(now, connection, false, Cause::Lost);
     }
 
     /// What was to be said has been said: from here on the connection no longer counts, and what the peer still
     /// sends is read and thrown away, so that no reset overtakes the reason (RFC 6455 §7.1.1).
-    fn begin_closing(&mut self, now: Now, connection: ConnectionId, awaits_close: bool) {
+    fn begin_closing(&mut self, now: Now, connection: ConnectionId, awaits_close: bool, cause: Cause) {
         let record = &mut self.connections[connection.index];
+        let ending = Ending { cause, heard_ms: record.heard_ms };
         let closing = Phase::Closing { since_ms: now.elapsed_ms(), awaits_close };
         if let Phase::Open { session, .. } = std::mem::replace(&mut record.phase, closing) {
             self.open -= 1;
             self.metrics.connections_current.set(self.open as u64);
-            self.application.ended(now, connection, session);
+            self.application.ended(now, connection, session, ending);
         }
         if let Some(extra) = &mut self.connections[connection.index].extra {
             extra.unread = Vec::new();
             extra.head = Vec::new();
-            if std::mem::take(&mut extra.held) {
+            extra.is_awaited = false;
+            if std::mem::take(&mut extra.held) | std::mem::take(&mut extra.is_held_by_application) {
                 self.effects.push_back(Effect::Ready(connection));
             }
         }
@@ -710,13 +868,28 @@ impl<A: Application, S> Core<A, S> {
         let record = &mut self.connections[connection.index];
         match &mut record.extra {
             Some(extra) if extra.pending_bytes() > 0 => {
-                extra.pending.extend_from_slice(&self.out[start..]);
-                self.queued_bytes += self.out.len() - start;
-                self.metrics.queued_bytes.set(self.queued_bytes as u64);
+                self.queue_behind(connection, start..self.out.len());
                 self.out.truncate(start);
             }
-            _ => self.effects.push_back(Effect::Write { connection, bytes: start..self.out.len() }),
+            _ => {
+                let bytes = start..self.out.len();
+                self.effects.push_back(Effect::Write { connection, bytes, is_delivery: false });
+            }
         }
+    }
+
+    /// Keeps a part of the output for a connection, behind what waits for its socket already.
+    fn queue_behind(&mut self, connection: ConnectionId, bytes: Range<usize>) {
+        let Some(extra) = &mut self.connections[connection.index].extra else { return };
+        self.queued_bytes += bytes.len();
+        extra.pending.extend_from_slice(&self.out[bytes]);
+        self.metrics.queued_bytes.set(self.queued_bytes as u64);
+        self.settle(connection);
+    }
+
+    fn pending_bytes(&self, connection: ConnectionId) -> usize {
+        let record = self.connections.get(connection.index).filter(|record| record.generation == connection.generation);
+        record.map_or(0, Connection::pending_bytes)
     }
 
     /// Reckons what a connection holds beside its record, and gives it back when that is nothing.
@@ -735,7 +908,7 @@ impl<A: Application, S> Core<A, S> {
         if matches!(record.phase, Phase::Answering { .. }) {
             let start = self.out.len();
             self.out.extend_from_slice(bytes);
-            self.begin_closing(now, connection, false);
+            self.begin_closing(now, connection, false, Cause::Lost);
             self.write_out(connection, start);
         }
     }
@@ -748,6 +921,7 @@ impl<A: Application, S> Core<A, S> {
 
     fn peer_ended(&mut self, now: Now, connection: ConnectionId, failed: bool) {
         let Some(record) = self.get_mut(connection) else { return };
+        let ending = Ending { cause: Cause::Lost, heard_ms: record.heard_ms };
         let session = match std::mem::replace(&mut record.phase, Phase::Answering { since_ms: 0 }) {
             Phase::Open { session, .. } => Some(session),
             _ => None,
@@ -755,7 +929,7 @@ impl<A: Application, S> Core<A, S> {
         if let Some(session) = session {
             self.open -= 1;
             self.metrics.connections_current.set(self.open as u64);
-            self.application.ended(now, connection, session);
+            self.application.ended(now, connection, session, ending);
             if failed {
                 self.metrics.drops[DROP_PEER_RESET].increment();
             }
@@ -775,6 +949,7 @@ impl<A: Application, S> Core<A, S> {
     }
 
     fn tick(&mut self, now: Now) {
+        self.application.tick(now);
         for _ in 0..DUE_BUDGET {
             let Some(index) = self.wheel.pop(now.elapsed_ms()) else { return };
             if let Some(record) = self.connections.get(index) {

@@ -470,7 +470,7 @@ impl Application for Faulty {
     type Mail = ();
 
     fn open(&mut self, _: Now, _: ConnectionId, _: &Upgrade<'_>, _: &mut Vec<u8>) -> Result<Opened<()>, Close> {
-        Ok(Opened { session: (), silence_ms: 0 })
+        Ok(Opened { session: (), silence_ms: 0, hold: false })
     }
 
     fn message(&mut self, _: Now, _: ConnectionId, (): &mut (), message: Message<'_>, out: &mut Vec<u8>) -> Verdict {
@@ -487,7 +487,7 @@ impl Application for Faulty {
         0
     }
 
-    fn ended(&mut self, _: Now, _: ConnectionId, (): ()) {}
+    fn ended(&mut self, _: Now, _: ConnectionId, (): (), _: Ending) {}
 
     fn receive(&mut self, _: Now, (): ()) {}
 

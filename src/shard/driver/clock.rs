@@ -5,8 +5,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::shard::Now;
 use crate::sys;
 
-/// A shard's clock.
-#[derive(Debug)]
+/// A shard's clock. Copies tell the same time: those of all shards count from one beginning, so that what one says
+/// of time means the same to another.
+#[derive(Clone, Copy, Debug)]
 pub struct Clock {
     began: Instant,
 }

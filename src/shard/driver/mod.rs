@@ -31,6 +31,9 @@ const LISTENER: Token = Token(usize::MAX - 1);
 /// Answers between two readings of the clock.
 const ANSWERS_PER_CLOCK: u32 = 64;
 
+/// Deliveries that are made before they are written: what they take in the core's buffer is bounded by that.
+const DELIVERIES_PER_STEP: usize = 64;
+
 /// Connections that are closed in one turn while draining.
 const DRAIN_BUDGET: usize = 256;
 
@@ -91,6 +94,8 @@ pub struct TurnLimits {
     pub read_buffer_bytes: usize,
     /// Connections that are accepted in one turn at most.
     pub accepts: usize,
+    /// Messages that the application sends of its own accord in one turn at most.
+    pub deliveries: usize,
     /// Connections of all shards together beyond which new ones are refused; 0 for no such limit.
     pub connections_max: usize,
     /// Bytes that the connections of all shards may hold together.
@@ -190,6 +195,7 @@ impl<A: Application> Shard<A> {
             self.serve_ready(now);
             self.accept(now);
             self.tick(now);
+            self.deliver(now);
             if self.drain(now) {
                 return Ok(());
             }
@@ -372,6 +378,17 @@ impl<A: Application> Shard<A> {
             self.step(now, Input::Writable(connection));
             self.read(now, connection, true);
             self.step(now, Input::Looked(connection));
+        }
+    }
+
+    /// Lets the application say what is due of its own accord; what is beyond the turn's budget stays due.
+    fn deliver(&mut self, now: Now) {
+        for _ in 0..self.parts.turn.deliveries.div_ceil(DELIVERIES_PER_STEP) {
+            let wants_more = self.parts.core.deliver(now, DELIVERIES_PER_STEP);
+            self.act(now);
+            if !wants_more {
+                return;
+            }
         }
     }
 
