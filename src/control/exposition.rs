@@ -352,7 +352,8 @@ mod tests {
         assert_eq!(by("rollcall_messages_sent_total", "type", "ERROR"), 12.0);
         assert_eq!(by("rollcall_closes_total", "code", "1000"), 3.0);
         assert_eq!(by("rollcall_closes_total", "code", "4408"), 27.0);
-        assert_eq!(by("rollcall_closes_total", "code", "other"), 30.0);
+        assert_eq!(by("rollcall_closes_total", "code", "4409"), 30.0);
+        assert_eq!(by("rollcall_closes_total", "code", "other"), 33.0);
         assert_eq!(by("rollcall_errors_total", "code", "BAD_ID"), 30.0);
         let (_, _, reason) = REFUSALS[REFUSALS.len() - 1];
         assert_eq!(by("rollcall_refusals_total", "reason", reason), 3.0 * REFUSALS.len() as f64);

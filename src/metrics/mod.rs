@@ -7,6 +7,7 @@ use cell::{BUCKETS, Counter, Gauge, Histogram};
 
 use crate::protocol::close::CLOSE_CODES;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
+use crate::protocol::status::Status;
 
 /// Bounds of message sizes, in bytes: 64 (a heartbeat is about that) to 1 MiB and beyond.
 static SIZE_BOUNDS_BYTES: [u64; BUCKETS] = [
@@ -72,8 +73,8 @@ pub struct ShardMetrics {
     pub sockets_current: Gauge,
     /// Users of this shard's partition with at least one open connection.
     pub users_current: Gauge,
-    /// Those users by what they are, in the order of [`crate::protocol::status::Status::ALL`].
-    pub users_by_status: [Gauge; 3],
+    /// Those users by what they are, in the order of [`Status::ALL`].
+    pub users_by_status: [Gauge; Status::ALL.len()],
     /// Messages from clients, by [`RECEIVED_TYPES`].
     pub received: [Counter; RECEIVED_TYPES.len()],
     /// Messages to clients, by [`SENT_TYPES`].

@@ -10,8 +10,9 @@ use crate::protocol::status::Status;
 use crate::protocol::user_id::UserId;
 use crate::slab::{NONE, Slab};
 
-/// Statuses in the order in which they decide: busy if any connection says busy, else online, else away.
-const PRECEDENCE: [Status; 3] = [Status::Busy, Status::Online, Status::Away];
+/// Statuses in the order in which they decide: invisible if any connection says invisible, else busy, else online,
+/// else away.
+const PRECEDENCE: [Status; 4] = [Status::Invisible, Status::Busy, Status::Online, Status::Away];
 
 /// The users whose hash falls to this partition.
 #[derive(Debug, Default)]
@@ -50,7 +51,7 @@ struct Place {
     status: Status,
 }
 
-const _: () = assert!(Slab::<User>::ENTRY_BYTES <= 64);
+const _: () = assert!(Slab::<User>::ENTRY_BYTES <= 72);
 const _: () = assert!(Slab::<Place>::ENTRY_BYTES <= 40);
 
 /// What others may be told of a user.
@@ -192,9 +193,10 @@ impl Partition {
 
 fn rank(status: Status) -> usize {
     match status {
-        Status::Busy => 0,
-        Status::Online => 1,
-        Status::Away => 2,
+        Status::Invisible => 0,
+        Status::Busy => 1,
+        Status::Online => 2,
+        Status::Away => 3,
     }
 }
 

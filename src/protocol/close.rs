@@ -24,6 +24,8 @@ pub enum CloseCode {
     Internal = 1011,
     /// Silent too long.
     Silent = 4408,
+    /// Another connection took this session's place.
+    Replaced = 4409,
 }
 
 /// What a client should do after a close.
@@ -38,7 +40,7 @@ pub enum ComeBack {
 }
 
 /// Every code that the server itself chooses, in the order of the metric's cells and of the README's table.
-pub const CLOSE_CODES: [CloseCode; 9] = [
+pub const CLOSE_CODES: [CloseCode; 10] = [
     CloseCode::Normal,
     CloseCode::GoingAway,
     CloseCode::Protocol,
@@ -48,6 +50,7 @@ pub const CLOSE_CODES: [CloseCode; 9] = [
     CloseCode::TooBig,
     CloseCode::Internal,
     CloseCode::Silent,
+    CloseCode::Replaced,
 ];
 
 impl CloseCode {
@@ -62,6 +65,8 @@ impl CloseCode {
             Self::Normal | Self::Protocol | Self::Unsupported | Self::InvalidUtf8 | Self::Policy | Self::TooBig => {
                 ComeBack::Never
             }
+            // Two tabs with one session would take it from each other for ever.
+            Self::Replaced => ComeBack::Never,
             Self::GoingAway | Self::Internal => ComeBack::AfterWait,
             Self::Silent => ComeBack::AtOnce,
         }
@@ -69,7 +74,7 @@ impl CloseCode {
 
     /// Whether the close says that something went wrong, and so counts in `ws_errors_total`.
     pub fn is_abnormal(self) -> bool {
-        !matches!(self, Self::Normal | Self::GoingAway)
+        !matches!(self, Self::Normal | Self::GoingAway | Self::Replaced)
     }
 
     /// The place of `number` among the metric's cells; the one past the last for codes that a peer chose.

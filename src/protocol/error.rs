@@ -30,7 +30,7 @@ pub enum InvalidMessage {
         expected: &'static str,
     },
     /// A status that is none of the known ones.
-    #[error("The field `payload.status` must be online, away or busy.")]
+    #[error("The field `payload.status` must be online, away, busy or invisible.")]
     StatusUnknown,
     /// Metadata that is neither an object nor null.
     #[error("The field `payload.metadata` must be an object or null.")]
@@ -59,7 +59,7 @@ pub const ERROR_CODES: [(&str, &str); 11] = [
     ("TYPE_MISSING", "the field `type` is missing"),
     ("TYPE_UNKNOWN", "`type` names no message that clients send"),
     ("FIELD_TYPE", "a field is missing or of the wrong type"),
-    ("STATUS_UNKNOWN", "`payload.status` is none of online, away and busy"),
+    ("STATUS_UNKNOWN", "`payload.status` is none of online, away, busy and invisible"),
     ("METADATA_NOT_AN_OBJECT", "`payload.metadata` is neither an object nor null"),
     ("METADATA_TOO_LARGE", "`payload.metadata` is larger than 4096 bytes"),
     ("METADATA_TOO_DEEP", "`payload.metadata` is nested deeper than 16"),

@@ -2,12 +2,15 @@
 
 pub mod assembly;
 pub mod close;
+pub mod cursor;
 pub mod error;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+pub mod name;
 pub mod plain;
 pub mod query;
+pub mod room_name;
 pub mod session_id;
 pub mod status;
 pub mod timestamp;

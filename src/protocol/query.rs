@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::name::NameError;
 use super::status::Status;
-use super::user_id::{UserId, UserIdError};
+use super::user_id::UserId;
 
 /// The query of a WebSocket upgrade, read as browsers write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub struct Query {
     /// `heartbeatTimeout`: the silence the client asks to be granted, in milliseconds. Any integer, negative ones too:
     /// moving it to the operator's bounds is the caller's. What 64 bits do not hold is the nearest that they do.
     pub heartbeat_timeout_ms: Option<i64>,
+    /// `session`: the session that the client would go on with. Any text: whether it is one of the user's is not asked
+    /// here. Empty where the bytes, decoded, are no text, for no session has that name.
+    pub session: Option<Box<str>>,
 }
 
 /// What is wrong with a query. The sentence is the close frame's reason, so it has at most 120 bytes (RFC 6455 §5.5
@@ -28,12 +32,12 @@ pub enum InvalidQuery {
     UserIdMissing,
     /// A `userId` that cannot be one.
     #[error("The query parameter userId {0}.")]
-    UserId(UserIdError),
+    UserId(NameError),
     /// A `userId` whose bytes, decoded, are no text.
     #[error("The query parameter userId must be UTF-8, percent-encoded.")]
     UserIdNotUtf8,
     /// A `status` that is none.
-    #[error("The query parameter status must be online, away or busy.")]
+    #[error("The query parameter status must be online, away, busy or invisible.")]
     Status,
     /// A `heartbeatTimeout` that is no integer.
     #[error("The query parameter heartbeatTimeout must be an integer, in milliseconds.")]
@@ -58,6 +62,7 @@ impl Query {
         let mut user_id = None;
         let mut status = None;
         let mut heartbeat_timeout_ms = None;
+        let mut session = None;
 
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -68,10 +73,11 @@ impl Query {
                 Some("heartbeatTimeout") => {
                     set_once(&mut heartbeat_timeout_ms, "heartbeatTimeout", parse_heartbeat_timeout(value)?)?;
                 }
+                Some("session") => set_once(&mut session, "session", parse_session(value))?,
                 _ => {}
             }
         }
-        Ok(Self { user_id: user_id.ok_or(InvalidQuery::UserIdMissing)?, status, heartbeat_timeout_ms })
+        Ok(Self { user_id: user_id.ok_or(InvalidQuery::UserIdMissing)?, status, heartbeat_timeout_ms, session })
     }
 }
 
@@ -111,6 +117,10 @@ fn parse_heartbeat_timeout(value: &str) -> Result<i64, InvalidQuery> {
     Ok(text.parse().unwrap_or(if text.starts_with('-') { i64::MIN } else { i64::MAX }))
 }
 
+fn parse_session(value: &str) -> Box<str> {
+    decode(value).as_deref().unwrap_or_default().into()
+}
+
 /// Holds the parser to its promises over any bytes. The body of the fuzz target, and of a test over its corpus.
 ///
 /// # Panics
@@ -121,14 +131,17 @@ pub fn fuzz(data: &[u8]) {
     match Query::parse(query) {
         Ok(parsed) => {
             // Written anew, with each byte of the name encoded, it must mean the same.
-            let mut again = String::from("userId=");
-            again.extend(parsed.user_id.as_str().bytes().map(|byte| format!("%{byte:02x}")));
+            let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+            let mut again = format!("userId={}", encode(parsed.user_id.as_str()));
             if let Some(status) = parsed.status {
                 again.push_str("&status=");
                 again.push_str(status.as_str());
             }
             if let Some(heartbeat_timeout_ms) = parsed.heartbeat_timeout_ms {
                 again.push_str(&format!("&heartbeatTimeout={heartbeat_timeout_ms}"));
+            }
+            if let Some(session) = &parsed.session {
+                again.push_str(&format!("&session={}", encode(session)));
             }
             assert_eq!(Query::parse(&again), Ok(parsed));
         }
@@ -159,7 +172,7 @@ mod tests {
     fn a_user_id_alone_is_enough() {
         let query = Query::parse("userId=ana").unwrap();
         assert_eq!(query.user_id.as_str(), "ana");
-        assert_eq!((query.status, query.heartbeat_timeout_ms), (None, None));
+        assert_eq!((query.status, query.heartbeat_timeout_ms, query.session), (None, None, None));
     }
 
     #[test]
@@ -184,13 +197,13 @@ mod tests {
         for query in ["", "&", "=", "userid=ana", "user=ana", "status=away", "userId%3Dana"] {
             assert_eq!(user_id(query), Err(InvalidQuery::UserIdMissing), "{query:?}");
         }
-        assert_eq!(user_id("userId"), Err(InvalidQuery::UserId(UserIdError::Empty)));
-        assert_eq!(user_id("userId="), Err(InvalidQuery::UserId(UserIdError::Empty)));
-        assert_eq!(user_id("userId=a%00"), Err(InvalidQuery::UserId(UserIdError::ControlCharacter)));
-        assert_eq!(user_id("userId=a%C2%85"), Err(InvalidQuery::UserId(UserIdError::ControlCharacter)));
+        assert_eq!(user_id("userId"), Err(InvalidQuery::UserId(NameError::Empty)));
+        assert_eq!(user_id("userId="), Err(InvalidQuery::UserId(NameError::Empty)));
+        assert_eq!(user_id("userId=a%00"), Err(InvalidQuery::UserId(NameError::ControlCharacter)));
+        assert_eq!(user_id("userId=a%C2%85"), Err(InvalidQuery::UserId(NameError::ControlCharacter)));
         assert_eq!(user_id("userId=%ff"), Err(InvalidQuery::UserIdNotUtf8));
         assert_eq!(user_id("userId=+%ff"), Err(InvalidQuery::UserIdNotUtf8));
-        assert_eq!(user_id(&format!("userId={}", "a".repeat(129))), Err(InvalidQuery::UserId(UserIdError::TooLong)));
+        assert_eq!(user_id(&format!("userId={}", "a".repeat(129))), Err(InvalidQuery::UserId(NameError::TooLong)));
         assert!(user_id(&format!("userId={}", "%61".repeat(128))).is_ok());
     }
 
@@ -201,6 +214,7 @@ mod tests {
             ("userId=ana&user%49d=bob", "userId"),
             ("status=away&userId=ana&status=away", "status"),
             ("userId=ana&heartbeatTimeout=1&heartbeatTimeout=1", "heartbeatTimeout"),
+            ("session=&userId=ana&session=a", "session"),
         ] {
             assert_eq!(Query::parse(query), Err(InvalidQuery::Repeated { parameter }), "{query}");
         }
@@ -212,8 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_one_of_three_words() {
-        for (query, status) in [("online", Status::Online), ("away", Status::Away), ("bus%79", Status::Busy)] {
+    fn a_status_is_one_of_four_words() {
+        for (query, status) in [
+            ("online", Status::Online),
+            ("away", Status::Away),
+            ("bus%79", Status::Busy),
+            ("invisible", Status::Invisible),
+        ] {
             assert_eq!(Query::parse(&format!("userId=ana&status={query}")).unwrap().status, Some(status));
         }
         for value in ["", "Away", "offline", "away+", "%ff"] {
@@ -236,12 +255,22 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_any_text_and_never_an_error() {
+        for (value, session) in [("abc-_9", "abc-_9"), ("", ""), ("a+b%2B%00", "a b+\0"), ("%ff", ""), ("a%ff+", "")] {
+            let query = Query::parse(&format!("session={value}&userId=ana")).unwrap();
+            assert_eq!(query.session.as_deref(), Some(session), "{value:?}");
+        }
+        assert_eq!(Query::parse("userId=ana&session").unwrap().session.as_deref(), Some(""));
+        assert_eq!(Query::parse("userId=ana&Session=a&sessionId=b").unwrap().session, None);
+    }
+
+    #[test]
     fn each_reason_fits_a_close_frame_and_names_its_parameter() {
         for (error, parameter) in [
             (InvalidQuery::UserIdMissing, "userId"),
-            (InvalidQuery::UserId(UserIdError::Empty), "userId"),
-            (InvalidQuery::UserId(UserIdError::TooLong), "userId"),
-            (InvalidQuery::UserId(UserIdError::ControlCharacter), "userId"),
+            (InvalidQuery::UserId(NameError::Empty), "userId"),
+            (InvalidQuery::UserId(NameError::TooLong), "userId"),
+            (InvalidQuery::UserId(NameError::ControlCharacter), "userId"),
             (InvalidQuery::UserIdNotUtf8, "userId"),
             (InvalidQuery::Status, "status"),
             (InvalidQuery::HeartbeatTimeout, "heartbeatTimeout"),
@@ -261,7 +290,7 @@ mod tests {
 
         #[test]
         fn any_query_is_read_or_refused(
-            query in "((userId|status|heartbeatTimeout)=|[&=%+]|%[0-9a-fA-F]{2}|away|-?[0-9]{1,20}|\\PC){0,12}",
+            query in "((userId|status|heartbeatTimeout|session)=|[&=%+]|%[0-9a-fA-F]{2}|away|-?[0-9]{1,20}|\\PC){0,12}",
         ) {
             fuzz(query.as_bytes());
         }

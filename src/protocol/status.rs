@@ -1,4 +1,4 @@
-//! What a client says of its user.
+//! What a client says of its user, and what is told of one.
 
 /// The status of one connection, as its client said it.
 ///
@@ -11,11 +11,13 @@ pub enum Status {
     Away,
     /// There, and not to be disturbed.
     Busy,
+    /// There, and offline to everybody else.
+    Invisible,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 3] = [Self::Online, Self::Away, Self::Busy];
+    pub const ALL: [Self; 4] = [Self::Online, Self::Away, Self::Busy, Self::Invisible];
 
     /// The status that `word` names on the wire, in lower case; none for any other word.
     pub fn parse(word: &str) -> Option<Self> {
@@ -24,10 +26,45 @@ impl Status {
 
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
+        PresenceStatus::from(self).as_str()
+    }
+}
+
+/// The status of a user, as a watcher is told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceStatus {
+    /// There, and to be talked to.
+    Online,
+    /// There, but not looking.
+    Away,
+    /// There, and not to be disturbed.
+    Busy,
+    /// Without a connection, or never seen, or not to be seen.
+    Offline,
+    /// Not to be seen: told to the user's own connections alone.
+    Invisible,
+}
+
+impl PresenceStatus {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Online => "online",
             Self::Away => "away",
             Self::Busy => "busy",
+            Self::Offline => "offline",
+            Self::Invisible => "invisible",
+        }
+    }
+}
+
+impl From<Status> for PresenceStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Online => Self::Online,
+            Status::Away => Self::Away,
+            Status::Busy => Self::Busy,
+            Status::Invisible => Self::Invisible,
         }
     }
 }
@@ -38,11 +75,12 @@ mod tests {
 
     #[test]
     fn each_status_is_named_by_its_word_and_by_no_other() {
-        for status in Status::ALL {
-            assert_eq!(Status::parse(status.as_str()), Some(status));
-        }
+        let words = Status::ALL.map(Status::as_str);
+        assert_eq!(words, ["online", "away", "busy", "invisible"]);
+        assert_eq!(words.map(Status::parse), Status::ALL.map(Some));
         for word in ["", "Online", "ONLINE", "offline", "online ", "busyy"] {
             assert_eq!(Status::parse(word), None, "{word:?}");
         }
+        assert_eq!(PresenceStatus::Offline.as_str(), "offline");
     }
 }
