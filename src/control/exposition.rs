@@ -335,7 +335,7 @@ mod tests {
         let single = |name| value(&families, name, name, &[]);
         assert_eq!(single("ws_connections_total"), 30.0);
         assert_eq!(single("ws_connections_current"), 9.0);
-        assert_eq!(single("ws_messages_total"), 30.0);
+        assert_eq!(single("ws_messages_total"), 135.0);
         assert_eq!(single("ws_errors_total"), 3.0);
         assert_eq!(single("ws_clients_current"), 6.0);
         assert_eq!(single("rollcall_http_requests_total"), 8.0);

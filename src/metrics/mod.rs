@@ -50,10 +50,11 @@ static TIME_BOUNDS_NS: [u64; BUCKETS] = [
 ];
 
 /// Types of messages from clients, as `rollcall_messages_received_total{type}` tells them.
-pub const RECEIVED_TYPES: [&str; 4] = ["HEARTBEAT", "PRESENCE_UPDATE", "DISCONNECT", "invalid"];
+pub const RECEIVED_TYPES: [&str; 9] =
+    ["HEARTBEAT", "PRESENCE_UPDATE", "DISCONNECT", "WATCH", "UNWATCH", "JOIN", "LEAVE", "CLIENT_STATE", "invalid"];
 
 /// Types of messages to clients, as `rollcall_messages_sent_total{type}` tells them.
-pub const SENT_TYPES: [&str; 4] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR"];
+pub const SENT_TYPES: [&str; 6] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR", "PRESENCE_STATE", "PRESENCE_CHANGE"];
 
 /// Why an open connection ended without a closing handshake,
 /// as `rollcall_connections_dropped_total{reason}` tells them.

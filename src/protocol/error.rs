@@ -1,6 +1,9 @@
 //! Every way a peer can be wrong, by what it costs: an ERROR message, the connection, or the request.
 
+use std::fmt;
+
 use super::close::CloseCode;
+use super::name::NameError;
 
 /// A message that is wrong. Costs an ERROR; the connection stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,16 +21,14 @@ pub enum InvalidMessage {
     TypeMissing,
     /// A `type` that this protocol does not have.
     #[error(
-        "The field `type` names no message that clients send: HEARTBEAT, PRESENCE_UPDATE and DISCONNECT are known."
+        "The field `type` names no message that clients send: HEARTBEAT, PRESENCE_UPDATE, WATCH, UNWATCH, JOIN, LEAVE, CLIENT_STATE and DISCONNECT are known."
     )]
     TypeUnknown,
     /// A field of the wrong JSON type, or a required one that is missing.
-    #[error("The field `{field}` must be {expected}.")]
+    #[error("The field `{field}` must be {}.", .field.expected())]
     FieldType {
-        /// The field's path, as in `payload.status`.
-        field: &'static str,
-        /// What it must be, with its article.
-        expected: &'static str,
+        /// Which field.
+        field: Field,
     },
     /// A status that is none of the known ones.
     #[error("The field `payload.status` must be online, away, busy or invisible.")]
@@ -47,13 +48,114 @@ pub enum InvalidMessage {
     /// An `id` that cannot be echoed.
     #[error("The field `id` must be an integer or a string of at most 64 bytes.")]
     BadId,
+    /// A userId that cannot be one.
+    #[error("The field `{field}` {error}.")]
+    BadUserId {
+        /// Where it stands.
+        field: Field,
+        /// What is wrong with it.
+        error: NameError,
+    },
+    /// A room's name that cannot be one.
+    #[error("The field `{field}` {error}.")]
+    BadRoom {
+        /// Where it stands.
+        field: Field,
+        /// What is wrong with it.
+        error: NameError,
+    },
+    /// A `detail` that is none of the known ones.
+    #[error("The field `{field}` must be full or count.")]
+    DetailUnknown {
+        /// Where it stands.
+        field: Field,
+    },
+    /// With what the message names, the connection would watch more users than `watched_users_max`.
+    #[error("A connection may watch at most {max} users; nothing changed.")]
+    TooManyUsers {
+        /// The limit in force.
+        max: u32,
+    },
+    /// With what the message names, the connection would watch or be in more rooms than `rooms_max`.
+    #[error("A connection may watch at most {max} rooms and be in at most {max}; nothing changed.")]
+    TooManyRooms {
+        /// The limit in force.
+        max: u32,
+    },
     /// What the message asks to keep is more than `memory_limit` leaves room for. No fault of the client's.
     #[error("The server is full: `memory_limit` leaves no room for more; try again later.")]
     ServerFull,
 }
 
+/// A field of a message, displayed as its path: `payload.rooms[3].detail`. The numbers are places in arrays, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `type`.
+    Type,
+    /// `payload`.
+    Payload,
+    /// `payload.status`.
+    Status,
+    /// `payload.active`.
+    Active,
+    /// `payload.since`.
+    Since,
+    /// `payload.users`.
+    Users,
+    /// An item of `payload.users`.
+    User(u32),
+    /// `payload.room`.
+    Room,
+    /// `payload.rooms`.
+    Rooms,
+    /// An item of `payload.rooms`.
+    RoomItem(u32),
+    /// The `room` of an item of `payload.rooms`.
+    RoomItemName(u32),
+    /// The `detail` of an item of `payload.rooms`.
+    RoomDetail(u32),
+}
+
+impl Field {
+    /// What the field must be, with its article.
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Payload => "an object",
+            Self::Users | Self::Rooms => "an array",
+            Self::RoomItem(_) => "a string or an object",
+            Self::Active => "true or false",
+            Self::Type
+            | Self::Status
+            | Self::Since
+            | Self::User(_)
+            | Self::Room
+            | Self::RoomItemName(_)
+            | Self::RoomDetail(_) => "a string",
+        }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type => formatter.write_str("type"),
+            Self::Payload => formatter.write_str("payload"),
+            Self::Status => formatter.write_str("payload.status"),
+            Self::Active => formatter.write_str("payload.active"),
+            Self::Since => formatter.write_str("payload.since"),
+            Self::Users => formatter.write_str("payload.users"),
+            Self::User(index) => write!(formatter, "payload.users[{index}]"),
+            Self::Room => formatter.write_str("payload.room"),
+            Self::Rooms => formatter.write_str("payload.rooms"),
+            Self::RoomItem(index) => write!(formatter, "payload.rooms[{index}]"),
+            Self::RoomItemName(index) => write!(formatter, "payload.rooms[{index}].room"),
+            Self::RoomDetail(index) => write!(formatter, "payload.rooms[{index}].detail"),
+        }
+    }
+}
+
 /// Every ERROR code with the sentence of the README's table, in the order of the metric's cells.
-pub const ERROR_CODES: [(&str, &str); 11] = [
+pub const ERROR_CODES: [(&str, &str); 16] = [
     ("NOT_JSON", "the message is not valid JSON"),
     ("NOT_AN_OBJECT", "the message is JSON, but not an object"),
     ("TYPE_MISSING", "the field `type` is missing"),
@@ -64,6 +166,11 @@ pub const ERROR_CODES: [(&str, &str); 11] = [
     ("METADATA_TOO_LARGE", "`payload.metadata` is larger than 4096 bytes"),
     ("METADATA_TOO_DEEP", "`payload.metadata` is nested deeper than 16"),
     ("BAD_ID", "`id` is neither an integer nor a string of at most 64 bytes"),
+    ("BAD_USER_ID", "a userId is empty, longer than 128 bytes or has control characters"),
+    ("BAD_ROOM", "a room's name is empty, longer than 128 bytes or has control characters"),
+    ("DETAIL_UNKNOWN", "`detail` of a room is neither full nor count"),
+    ("TOO_MANY_USERS", "the connection would watch more users than it may; nothing changed"),
+    ("TOO_MANY_ROOMS", "the connection would watch or be in more rooms than it may; nothing changed"),
     ("SERVER_FULL", "the server has no memory for what the message asks it to keep"),
 ];
 
@@ -81,7 +188,12 @@ impl InvalidMessage {
             Self::MetadataTooLarge { .. } => 7,
             Self::MetadataTooDeep => 8,
             Self::BadId => 9,
-            Self::ServerFull => 10,
+            Self::BadUserId { .. } => 10,
+            Self::BadRoom { .. } => 11,
+            Self::DetailUnknown { .. } => 12,
+            Self::TooManyUsers { .. } => 13,
+            Self::TooManyRooms { .. } => 14,
+            Self::ServerFull => 15,
         }
     }
 

@@ -9,16 +9,21 @@ mod heartbeat;
 mod json;
 mod metadata;
 mod parse;
-mod write;
+mod watch;
+pub(crate) mod write;
 
 use super::error::InvalidMessage;
+use super::room_name::RoomName;
 use super::status::Status;
 
 #[doc(hidden)]
 pub use fuzz::fuzz;
 pub use metadata::{METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Metadata};
 pub use parse::Parser;
-pub use write::{ConnectFields, write_ack, write_connect, write_error, write_heartbeat_ack};
+pub use watch::{Detail, Unwatch, Watch, WatchedRoom};
+pub use write::{
+    ConnectFields, PresenceFields, write_ack, write_connect, write_error, write_heartbeat_ack, write_presence,
+};
 
 /// The longest text that an `id` may be, in bytes of UTF-8, escapes resolved.
 pub const MESSAGE_ID_BYTES_MAX: usize = 64;
@@ -57,7 +62,29 @@ pub enum ClientMessage {
     },
     /// The client is done.
     Disconnect,
+    /// The client wants to be told of users and rooms.
+    Watch(Box<Watch>),
+    /// The client wants to be told of them no more.
+    Unwatch(Box<Unwatch>),
+    /// The connection is in a room.
+    Join {
+        /// Which room.
+        room: Box<RoomName>,
+    },
+    /// The connection is in a room no more.
+    Leave {
+        /// Which room.
+        room: Box<RoomName>,
+    },
+    /// Whether anybody looks at the client.
+    ClientState {
+        /// False where nothing is to be told until it is true again.
+        active: bool,
+    },
 }
+
+// Nearly all messages are heartbeats, and each is moved about at the size of the largest.
+const _: () = assert!(size_of::<ClientMessage>() <= 32);
 
 /// What a PRESENCE_UPDATE does to the connection's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]

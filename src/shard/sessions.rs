@@ -255,7 +255,18 @@ impl State {
                 self.acknowledge(id, out);
                 Verdict::Close(Close::new(CloseCode::Normal, "as asked"))
             }
+            ClientMessage::Watch(_) => self.count_and_acknowledge(RECEIVED_WATCH, id, out),
+            ClientMessage::Unwatch(_) => self.count_and_acknowledge(RECEIVED_UNWATCH, id, out),
+            ClientMessage::Join { .. } => self.count_and_acknowledge(RECEIVED_JOIN, id, out),
+            ClientMessage::Leave { .. } => self.count_and_acknowledge(RECEIVED_LEAVE, id, out),
+            ClientMessage::ClientState { .. } => self.count_and_acknowledge(RECEIVED_CLIENT_STATE, id, out),
         }
+    }
+
+    fn count_and_acknowledge(&self, cell: usize, id: Option<&MessageId<'_>>, out: &mut Vec<u8>) -> Verdict {
+        self.metrics.received[cell].increment();
+        self.acknowledge(id, out);
+        Verdict::Continue
     }
 
     /// Answers a message that has no other answer, if it asked for one.
@@ -344,7 +355,12 @@ impl WrittenClock {
 const RECEIVED_HEARTBEAT: usize = 0;
 const RECEIVED_PRESENCE_UPDATE: usize = 1;
 const RECEIVED_DISCONNECT: usize = 2;
-const RECEIVED_INVALID: usize = 3;
+const RECEIVED_WATCH: usize = 3;
+const RECEIVED_UNWATCH: usize = 4;
+const RECEIVED_JOIN: usize = 5;
+const RECEIVED_LEAVE: usize = 6;
+const RECEIVED_CLIENT_STATE: usize = 7;
+const RECEIVED_INVALID: usize = 8;
 const SENT_CONNECT: usize = 0;
 const SENT_HEARTBEAT_ACK: usize = 1;
 const SENT_ACK: usize = 2;

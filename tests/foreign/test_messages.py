@@ -120,6 +120,15 @@ def test_each_way_to_be_wrong_has_its_code(server):
             (json.dumps(update(status="busy", metadata={"a": "b" * 4089})), "METADATA_TOO_LARGE"),
             (json.dumps(update(status="busy", metadata=deep)), "METADATA_TOO_DEEP"),
             ('{"type":"HEARTBEAT","id":null}', "BAD_ID"),
+            ('{"type":"WATCH"}', "FIELD_TYPE"),
+            ('{"type":"WATCH","payload":{"users":"ana"}}', "FIELD_TYPE"),
+            ('{"type":"WATCH","payload":{"since":null}}', "FIELD_TYPE"),
+            ('{"type":"WATCH","payload":{"users":["ana",""]}}', "BAD_USER_ID"),
+            ('{"type":"UNWATCH","payload":{"rooms":["%s"]}}' % ("r" * 129), "BAD_ROOM"),
+            ('{"type":"JOIN","payload":{"room":"a\\u0000"}}', "BAD_ROOM"),
+            ('{"type":"LEAVE","payload":{}}', "FIELD_TYPE"),
+            ('{"type":"WATCH","payload":{"rooms":[{"room":"a","detail":"half"}]}}', "DETAIL_UNKNOWN"),
+            ('{"type":"CLIENT_STATE","payload":{"active":"yes"}}', "FIELD_TYPE"),
         ]:
             said = client.ask(wrong)
             assert set(said) == {"type", "timestamp", "payload"} and said["type"] == "ERROR", (wrong, said)

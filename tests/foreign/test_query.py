@@ -48,6 +48,7 @@ def test_an_invalid_parameter_upgrades_and_closes_with_a_reason_that_names_it(se
         ("userId=a&status=asleep", "status"),
         ("userId=a&status=", "status"),
         ("userId=a&status=away&status=away", "status"),
+        ("userId=a&session=b&session=b", "session"),
         ("userId=a&heartbeatTimeout=", "heartbeatTimeout"),
         ("userId=a&heartbeatTimeout=soon", "heartbeatTimeout"),
         ("userId=a&heartbeatTimeout=1.5", "heartbeatTimeout"),

@@ -1,9 +1,11 @@
 //! What must hold of any message, for the fuzz target and for a test over its corpus.
 
 use super::heartbeat::is_plain_heartbeat;
+use super::write::write_json_string;
 use super::{
     ClientMessage, METADATA_BYTES_MAX, MetadataUpdate, Parsed, Parser, write_ack, write_error, write_heartbeat_ack,
 };
+use crate::protocol::cursor::Since;
 use crate::protocol::error::InvalidMessage;
 use crate::protocol::timestamp::Timestamp;
 
@@ -24,6 +26,9 @@ pub fn fuzz(data: &[u8]) {
     if let Ok(ClientMessage::PresenceUpdate { metadata: MetadataUpdate::Replace(metadata), .. }) = &parsed.body {
         check_metadata(&mut parser, metadata.as_str());
     }
+    if let Ok(message) = &parsed.body {
+        check_names(&mut parser, message);
+    }
     check_answers(&mut parser, &parsed);
 }
 
@@ -38,6 +43,44 @@ fn check_metadata(parser: &mut Parser, text: &str) {
         }
         other => panic!("{text} is read again as {other:?}"),
     }
+}
+
+/// What names users and rooms must mean the same when it is written anew, in the plainest way.
+fn check_names(parser: &mut Parser, message: &ClientMessage) {
+    let (kind, payload) = match message {
+        ClientMessage::Watch(watch) => {
+            let rooms = watch.rooms.iter().map(|watched| {
+                format!(r#"{{"room":{},"detail":"{}"}}"#, quoted(watched.room.as_str()), watched.detail.as_str())
+            });
+            let since = match watch.since {
+                None => String::new(),
+                Some(Since::Readable(cursor)) => format!(r#","since":"{}""#, cursor.to_text().as_str()),
+                Some(Since::Unreadable) => r#","since":"""#.to_owned(),
+            };
+            let users = watch.users.iter().map(|user| quoted(user.as_str()));
+            ("WATCH", format!(r#""users":[{}],"rooms":[{}]{since}"#, joined(users), joined(rooms)))
+        }
+        ClientMessage::Unwatch(unwatch) => {
+            let users = unwatch.users.iter().map(|user| quoted(user.as_str()));
+            let rooms = unwatch.rooms.iter().map(|room| quoted(room.as_str()));
+            ("UNWATCH", format!(r#""users":[{}],"rooms":[{}]"#, joined(users), joined(rooms)))
+        }
+        ClientMessage::Join { room } => ("JOIN", format!(r#""room":{}"#, quoted(room.as_str()))),
+        ClientMessage::Leave { room } => ("LEAVE", format!(r#""room":{}"#, quoted(room.as_str()))),
+        _ => return,
+    };
+    let again = format!(r#"{{"type":"{kind}","payload":{{{payload}}}}}"#);
+    assert_eq!(parser.parse_any(&mut again.into_bytes()).body.as_ref(), Ok(message));
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = Vec::new();
+    write_json_string(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(",")
 }
 
 /// Each answer must be JSON with the same id. The parser reads it: a server's message is one of unknown type to it.
@@ -83,6 +126,13 @@ mod tests {
             r#"{"type":"DISCONNECT","id":18446744073709551615}"#,
             r#"{"type":"PRESENCE_UPDATE","payload":{"status":"busy","metadata":{"a":[1e15,-0,-0.0,"\b\u001f"]}}}"#,
             r#"{"type":"PRESENCE_UPDATE","id":1,"payload":{"status":"busy","metadata":[]}}"#,
+            r#"{"type":"WATCH","payload":{"users":["ana","\"\\"],"rooms":["a",{"room":"a","detail":"count"}]}}"#,
+            r#"{"type":"WATCH","payload":{"since":"_---AAECAwQFBgcI"}}"#,
+            r#"{"type":"WATCH","payload":{"since":"yesterday","rooms":[{"room":"a","detail":"none"}]}}"#,
+            r#"{"type":"UNWATCH","payload":{"users":["ana"],"rooms":[{"room":"a"},"b"]}}"#,
+            r#"{"type":"JOIN","payload":{"room":"a"}}"#,
+            r#"{"type":"LEAVE","payload":{"room":"a"}}"#,
+            r#"{"type":"CLIENT_STATE","payload":{"active":false}}"#,
         ] {
             fuzz(text.as_bytes());
         }
@@ -96,8 +146,8 @@ mod tests {
 
         #[test]
         fn promises_hold_for_pieces_of_messages(pieces in prop::collection::vec(prop_oneof![
-            "\\{\"type\":\"(HEARTBEAT|DISCONNECT|PRESENCE_UPDATE|X)\",?",
-            "\"(id|payload|metadata)\":|\"status\":\"busy\"",
+            "\\{\"type\":\"(HEARTBEAT|DISCONNECT|PRESENCE_UPDATE|WATCH|UNWATCH|JOIN|CLIENT_STATE|X)\",?",
+            "\"(id|payload|metadata|users|rooms|room|detail|since|active)\":|\"status\":\"busy\"",
             "[{}\\[\\],:]",
             "-?[0-9]{1,20}|[0-9]\\.[0-9]e[0-9]{1,3}|\"\\PC{0,8}\"|\"\\\\u[0-9a-f]{4}\"",
         ], 0..24)) {

@@ -34,14 +34,45 @@ impl<'tape, 'text> Iterator for Members<'tape, 'text> {
         let (Node::String(key), rest) = self.nodes.split_first()? else {
             return None;
         };
-        let value_nodes = match rest.first()? {
-            Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
-            Node::String(_) | Node::Static(_) => 1,
-        };
-        let (value, rest) = rest.split_at_checked(value_nodes)?;
+        let (value, rest) = split_value(rest)?;
         self.nodes = rest;
         Some((key, value))
     }
+}
+
+/// The items of one array: the nodes of each.
+pub(super) struct Items<'tape, 'text> {
+    nodes: &'tape [Node<'text>],
+}
+
+impl<'tape, 'text> Items<'tape, 'text> {
+    /// The items of the array that begins at the first of `nodes`; none where that is no array.
+    pub(super) fn of(nodes: &'tape [Node<'text>]) -> Self {
+        let nodes = match nodes.split_first() {
+            Some((Node::Array { count, .. }, rest)) => rest.get(..*count).unwrap_or_default(),
+            _ => &[],
+        };
+        Self { nodes }
+    }
+}
+
+impl<'tape, 'text> Iterator for Items<'tape, 'text> {
+    type Item = &'tape [Node<'text>];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (value, rest) = split_value(self.nodes)?;
+        self.nodes = rest;
+        Some(value)
+    }
+}
+
+/// The value that `nodes` begin with, and what follows it.
+fn split_value<'tape, 'text>(nodes: &'tape [Node<'text>]) -> Option<(&'tape [Node<'text>], &'tape [Node<'text>])> {
+    let value_nodes = match nodes.first()? {
+        Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
+        Node::String(_) | Node::Static(_) => 1,
+    };
+    nodes.split_at_checked(value_nodes)
 }
 
 /// Whether any object of the tape has a key twice, escapes resolved. In time proportional to the tape: each node is

@@ -7,8 +7,9 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 
 use super::heartbeat::is_plain_heartbeat;
 use super::json::{Members, has_duplicate_keys};
+use super::watch::{Unwatch, Watch, read_room};
 use super::{ClientMessage, MESSAGE_ID_BYTES_MAX, MessageId, Metadata, MetadataUpdate, Parsed};
-use crate::protocol::error::InvalidMessage;
+use crate::protocol::error::{Field, InvalidMessage};
 use crate::protocol::status::Status;
 
 /// Texts up to this length, the default of `max_message`, are parsed with memory that is kept for the next: less than
@@ -48,8 +49,8 @@ impl Parser {
     /// the result borrows from it.
     ///
     /// Of several errors the first of these is told: not JSON, not an object, `id`, `type`, `payload`, `status`,
-    /// `metadata` (its type, its depth, its length). With the first two, and when `id` is the error, there is no id
-    /// to answer with.
+    /// `metadata` (its type, its depth, its length), `users` and `rooms` from their first item on, `since`. With the
+    /// first two, and when `id` is the error, there is no id to answer with.
     pub fn parse<'a>(&mut self, text: &'a mut [u8]) -> Parsed<'a> {
         if is_plain_heartbeat(text) {
             return Parsed { id: None, body: Ok(ClientMessage::Heartbeat) };
@@ -98,20 +99,26 @@ impl Parser {
     ) -> Result<ClientMessage, InvalidMessage> {
         match kind {
             Some(Node::String("HEARTBEAT")) => Ok(ClientMessage::Heartbeat),
-            Some(Node::String("PRESENCE_UPDATE")) => self.read_presence_update(payload.unwrap_or_default()),
+            Some(Node::String("PRESENCE_UPDATE")) => self.read_presence_update(members(payload)?),
             Some(Node::String("DISCONNECT")) => Ok(ClientMessage::Disconnect),
+            Some(Node::String("WATCH")) => {
+                Watch::read(members(payload)?).map(|watch| ClientMessage::Watch(Box::new(watch)))
+            }
+            Some(Node::String("UNWATCH")) => {
+                Unwatch::read(members(payload)?).map(|unwatch| ClientMessage::Unwatch(Box::new(unwatch)))
+            }
+            Some(Node::String("JOIN")) => read_room(members(payload)?).map(|room| ClientMessage::Join { room }),
+            Some(Node::String("LEAVE")) => read_room(members(payload)?).map(|room| ClientMessage::Leave { room }),
+            Some(Node::String("CLIENT_STATE")) => read_client_state(members(payload)?),
             Some(Node::String(_)) => Err(InvalidMessage::TypeUnknown),
-            Some(_) => Err(InvalidMessage::FieldType { field: "type", expected: "a string" }),
+            Some(_) => Err(InvalidMessage::FieldType { field: Field::Type }),
             None => Err(InvalidMessage::TypeMissing),
         }
     }
 
-    fn read_presence_update(&mut self, payload: &[Node<'_>]) -> Result<ClientMessage, InvalidMessage> {
-        let Some(Node::Object { .. }) = payload.first() else {
-            return Err(InvalidMessage::FieldType { field: "payload", expected: "an object" });
-        };
+    fn read_presence_update(&mut self, payload: Members<'_, '_>) -> Result<ClientMessage, InvalidMessage> {
         let (mut status, mut metadata) = (None, None);
-        for (key, value) in Members::of(payload) {
+        for (key, value) in payload {
             match key {
                 "status" => status = value.first(),
                 "metadata" => metadata = Some(value),
@@ -119,7 +126,7 @@ impl Parser {
             }
         }
         let Some(Node::String(word)) = status else {
-            return Err(InvalidMessage::FieldType { field: "payload.status", expected: "a string" });
+            return Err(InvalidMessage::FieldType { field: Field::Status });
         };
         Ok(ClientMessage::PresenceUpdate {
             status: Status::parse(word).ok_or(InvalidMessage::StatusUnknown)?,
@@ -138,6 +145,22 @@ impl Parser {
             }
             _ => Err(InvalidMessage::MetadataNotAnObject),
         }
+    }
+}
+
+/// The members of a payload that must be there.
+fn members<'tape, 'text>(payload: Option<&'tape [Node<'text>]>) -> Result<Members<'tape, 'text>, InvalidMessage> {
+    match payload {
+        Some(nodes @ [Node::Object { .. }, ..]) => Ok(Members::of(nodes)),
+        _ => Err(InvalidMessage::FieldType { field: Field::Payload }),
+    }
+}
+
+fn read_client_state(mut payload: Members<'_, '_>) -> Result<ClientMessage, InvalidMessage> {
+    let active = payload.find(|(key, _)| *key == "active").and_then(|(_, value)| value.first());
+    match active {
+        Some(Node::Static(StaticNode::Bool(active))) => Ok(ClientMessage::ClientState { active: *active }),
+        _ => Err(InvalidMessage::FieldType { field: Field::Active }),
     }
 }
 
@@ -197,8 +220,8 @@ mod tests {
         body(format!(r#"{{"type":"PRESENCE_UPDATE","payload":{payload}}}"#))
     }
 
-    fn field_type(field: &'static str, expected: &'static str) -> InvalidMessage {
-        InvalidMessage::FieldType { field, expected }
+    fn field_type(field: Field) -> InvalidMessage {
+        InvalidMessage::FieldType { field }
     }
 
     #[test]
@@ -210,11 +233,11 @@ mod tests {
             presence_update(r#"{"status":"away"}"#),
             Ok(ClientMessage::PresenceUpdate { status: Status::Away, metadata: MetadataUpdate::Keep })
         );
-        for kind in ["", "heartbeat", "HEARTBEAT ", "CONNECT", "ACK"] {
+        for kind in ["", "heartbeat", "HEARTBEAT ", "CONNECT", "ACK", "PRESENCE_STATE", "PRESENCE_CHANGE"] {
             assert_eq!(body(format!(r#"{{"type":"{kind}"}}"#)), Err(InvalidMessage::TypeUnknown), "{kind:?}");
         }
         for kind in ["null", "1", "1.5", "true", "{}", r#"["HEARTBEAT"]"#] {
-            assert_eq!(body(format!(r#"{{"type":{kind}}}"#)), Err(field_type("type", "a string")), "{kind}");
+            assert_eq!(body(format!(r#"{{"type":{kind}}}"#)), Err(field_type(Field::Type)), "{kind}");
         }
         for text in ["{}", r#"{"Type":"HEARTBEAT"}"#, r#"{"payload":{"type":"HEARTBEAT"}}"#] {
             assert_eq!(body(text), Err(InvalidMessage::TypeMissing), "{text}");
@@ -525,11 +548,8 @@ mod tests {
             (r#"{"type":null,"id":null}"#.to_owned(), InvalidMessage::BadId),
             (r#"{"id":null}"#.to_owned(), InvalidMessage::BadId),
             (r#"{"type":"X","payload":1}"#.to_owned(), InvalidMessage::TypeUnknown),
-            (r#"{"payload":[],"type":"PRESENCE_UPDATE"}"#.to_owned(), field_type("payload", "an object")),
-            (
-                r#"{"type":"PRESENCE_UPDATE","payload":{"metadata":1}}"#.to_owned(),
-                field_type("payload.status", "a string"),
-            ),
+            (r#"{"payload":[],"type":"PRESENCE_UPDATE"}"#.to_owned(), field_type(Field::Payload)),
+            (r#"{"type":"PRESENCE_UPDATE","payload":{"metadata":1}}"#.to_owned(), field_type(Field::Status)),
             (
                 r#"{"type":"PRESENCE_UPDATE","payload":{"metadata":1,"status":"x"}}"#.to_owned(),
                 InvalidMessage::StatusUnknown,
@@ -549,17 +569,31 @@ mod tests {
     #[test]
     fn a_presence_update_needs_an_object_with_a_status() {
         let missing = body(r#"{"type":"PRESENCE_UPDATE"}"#);
-        assert_eq!(missing, Err(field_type("payload", "an object")));
+        assert_eq!(missing, Err(field_type(Field::Payload)));
         for payload in ["null", "1", "\"busy\"", "[]", r#"[{"status":"busy"}]"#] {
-            assert_eq!(presence_update(payload), Err(field_type("payload", "an object")), "{payload}");
+            assert_eq!(presence_update(payload), Err(field_type(Field::Payload)), "{payload}");
         }
         for payload in ["{}", r#"{"status":null}"#, r#"{"status":1}"#, r#"{"status":["busy"]}"#, r#"{"Status":"busy"}"#]
         {
-            assert_eq!(presence_update(payload), Err(field_type("payload.status", "a string")), "{payload}");
+            assert_eq!(presence_update(payload), Err(field_type(Field::Status)), "{payload}");
         }
         for payload in [r#"{"status":""}"#, r#"{"status":"BUSY"}"#, r#"{"status":"offline"}"#] {
             assert_eq!(presence_update(payload), Err(InvalidMessage::StatusUnknown), "{payload}");
         }
+    }
+
+    #[test]
+    fn a_client_is_active_or_not() {
+        let client_state = |payload: &str| body(format!(r#"{{"type":"CLIENT_STATE","payload":{payload}}}"#));
+        for active in [true, false] {
+            let read = client_state(&format!(r#"{{"x":null,"active":{active}}}"#));
+            assert_eq!(read, Ok(ClientMessage::ClientState { active }));
+        }
+        assert_eq!(body(r#"{"type":"CLIENT_STATE"}"#), Err(field_type(Field::Payload)));
+        for payload in ["{}", r#"{"active":null}"#, r#"{"active":"true"}"#, r#"{"active":1}"#, r#"{"active":[true]}"#] {
+            assert_eq!(client_state(payload), Err(field_type(Field::Active)), "{payload}");
+        }
+        assert_eq!(field_type(Field::Active).to_string(), "The field `payload.active` must be true or false.");
     }
 
     #[test]
@@ -729,7 +763,7 @@ mod tests {
             id in prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), any::<u64>().prop_map(Value::from),
                 "\\PC{0,40}".prop_map(Value::from), any::<f32>().prop_map(Value::from)],
             kind in "(HEARTBEAT|DISCONNECT|PRESENCE_UPDATE|[A-Z]{0,3})",
-            status in "(online|away|busy|[a-z]{0,2})",
+            status in "(online|away|busy|invisible|[a-z]{0,2})",
         ) {
             let json = serde_json::json!({ "id": id, "type": kind, "payload": { "status": status } });
             let is_id = id.is_i64() || id.is_u64() || id.as_str().is_some_and(|text| text.len() <= 64);
@@ -744,7 +778,7 @@ mod tests {
                     _ if !is_id => Err(InvalidMessage::BadId),
                     ("HEARTBEAT", _) => HEARTBEAT,
                     ("DISCONNECT", _) => Ok(ClientMessage::Disconnect),
-                    ("PRESENCE_UPDATE", word @ ("online" | "away" | "busy")) => Ok(ClientMessage::PresenceUpdate {
+                    ("PRESENCE_UPDATE", word @ ("online" | "away" | "busy" | "invisible")) => Ok(ClientMessage::PresenceUpdate {
                         status: Status::parse(word).unwrap(),
                         metadata: MetadataUpdate::Keep,
                     }),

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use super::MessageId;
 use super::json::escape;
+use super::{MessageId, Metadata};
 use crate::protocol::error::InvalidMessage;
+use crate::protocol::status::PresenceStatus;
 use crate::protocol::timestamp::Timestamp;
 use crate::protocol::user_id::UserId;
 
@@ -27,14 +28,29 @@ pub struct ConnectFields<'a> {
     pub reconnect_max_ms: u64,
 }
 
+/// What is told of one user. What is none is left out.
+#[derive(Clone, Copy, Debug)]
+pub struct PresenceFields<'a> {
+    /// Whose presence it is.
+    pub user_id: &'a str,
+    /// How the user is.
+    pub status: PresenceStatus,
+    /// What the user's client attached.
+    pub metadata: Option<&'a Metadata>,
+    /// When the status began, in milliseconds since 1970.
+    pub since_unix_ms: Option<u64>,
+    /// When the user was last heard, in milliseconds since 1970: for those who are offline.
+    pub last_seen_unix_ms: Option<u64>,
+}
+
 /// Appends CONNECT, the first message on every accepted connection.
 pub fn write_connect(out: &mut Vec<u8>, fields: &ConnectFields<'_>) {
     out.reserve(320);
     write_text(out, r#"{"type":"CONNECT","userId":"#);
-    write_string(out, fields.user_id.as_str());
+    write_json_string(out, fields.user_id.as_str());
     write_timestamp(out, fields.timestamp);
     write_text(out, r#","payload":{"protocol":1,"sessionId":"#);
-    write_string(out, fields.session_id);
+    write_json_string(out, fields.session_id);
     write_text(out, r#","resumed":"#);
     write_text(out, if fields.resumed { "true" } else { "false" });
     write_text(out, r#","heartbeatTimeout":"#);
@@ -75,11 +91,36 @@ pub fn write_error(out: &mut Vec<u8>, timestamp: &Timestamp, error: &InvalidMess
     write_text(out, r#""}}"#);
 }
 
-fn write_id(out: &mut Vec<u8>, id: Option<&MessageId<'_>>) {
+/// Appends a presence, the object by which messages tell of a user.
+pub fn write_presence(out: &mut Vec<u8>, fields: &PresenceFields<'_>) {
+    write_text(out, r#"{"userId":"#);
+    write_json_string(out, fields.user_id);
+    write_text(out, r#","status":""#);
+    write_text(out, fields.status.as_str());
+    write_text(out, "\"");
+    if let Some(metadata) = fields.metadata {
+        write_text(out, r#","metadata":"#);
+        write_text(out, metadata.as_str());
+    }
+    if let Some(unix_ms) = fields.since_unix_ms {
+        write_text(out, r#","since":""#);
+        write_text(out, Timestamp::from_unix_ms(unix_ms).as_str());
+        write_text(out, "\"");
+    }
+    if let Some(unix_ms) = fields.last_seen_unix_ms {
+        write_text(out, r#","lastSeen":""#);
+        write_text(out, Timestamp::from_unix_ms(unix_ms).as_str());
+        write_text(out, "\"");
+    }
+    write_text(out, "}");
+}
+
+/// Appends the member `id` of a message, a comma before it; nothing where there is no id.
+pub(crate) fn write_id(out: &mut Vec<u8>, id: Option<&MessageId<'_>>) {
     let Some(id) = id else { return };
     write_text(out, r#","id":"#);
     match id {
-        MessageId::Text(text) => write_string(out, text),
+        MessageId::Text(text) => write_json_string(out, text),
         MessageId::Unsigned(integer) => write_integer(out, *integer),
         MessageId::Signed(integer) => {
             if *integer < 0 {
@@ -90,20 +131,22 @@ fn write_id(out: &mut Vec<u8>, id: Option<&MessageId<'_>>) {
     }
 }
 
-fn write_timestamp(out: &mut Vec<u8>, timestamp: &Timestamp) {
+/// Appends the member `timestamp` of a message, a comma before it.
+pub(crate) fn write_timestamp(out: &mut Vec<u8>, timestamp: &Timestamp) {
     write_text(out, r#","timestamp":""#);
     out.extend_from_slice(timestamp.as_bytes());
     write_text(out, "\"");
 }
 
-fn write_string(out: &mut Vec<u8>, text: &str) {
+/// Appends `text` between quotes, escaped where it must be.
+pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
     write_text(out, "\"");
     escape(text, |piece| write_text(out, piece));
     write_text(out, "\"");
 }
 
-/// The decimal digits, without the machinery of `fmt`: ids are on the path of every message that has one.
-fn write_integer(out: &mut Vec<u8>, mut value: u64) {
+/// Appends the decimal digits, without the machinery of `fmt`: ids are on the path of every message that has one.
+pub(crate) fn write_integer(out: &mut Vec<u8>, mut value: u64) {
     // u64::MAX has 20 digits.
     let mut digits = [b'0'; 20];
     let mut count = 0;
@@ -118,17 +161,23 @@ fn write_integer(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[digits.len() - count..]);
 }
 
-fn write_text(out: &mut Vec<u8>, text: &str) {
+/// Appends `text`, which is JSON already.
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::super::{ClientMessage, MetadataUpdate, Parser};
     use super::*;
+    use crate::protocol::error::{ERROR_CODES, Field};
+    use crate::protocol::name::NameError;
 
     const TIME: &str = "2026-11-25T03:54:45.123Z";
 
@@ -143,6 +192,14 @@ mod tests {
         String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
     }
 
+    fn metadata(json: &str) -> Metadata {
+        let text = format!(r#"{{"type":"PRESENCE_UPDATE","payload":{{"status":"busy","metadata":{json}}}}}"#);
+        match Parser::new().parse(&mut text.into_bytes()).body {
+            Ok(ClientMessage::PresenceUpdate { metadata: MetadataUpdate::Replace(metadata), .. }) => metadata,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn every_error() -> Vec<InvalidMessage> {
         let mut errors = vec![
             InvalidMessage::NotJson,
@@ -154,11 +211,61 @@ mod tests {
             InvalidMessage::MetadataTooLarge { bytes: usize::MAX },
             InvalidMessage::MetadataTooDeep,
             InvalidMessage::BadId,
+            InvalidMessage::TooManyUsers { max: u32::MAX },
+            InvalidMessage::TooManyRooms { max: u32::MAX },
+            InvalidMessage::ServerFull,
         ];
-        for (field, expected) in [("type", "a string"), ("payload", "an object"), ("payload.status", "a string")] {
-            errors.push(InvalidMessage::FieldType { field, expected });
+        let index = u32::MAX;
+        for field in [
+            Field::Type,
+            Field::Payload,
+            Field::Status,
+            Field::Active,
+            Field::Since,
+            Field::Users,
+            Field::User(index),
+            Field::Room,
+            Field::Rooms,
+            Field::RoomItem(index),
+            Field::RoomItemName(index),
+            Field::RoomDetail(index),
+        ] {
+            errors.push(InvalidMessage::FieldType { field });
+            errors.push(InvalidMessage::DetailUnknown { field });
+            for error in [NameError::Empty, NameError::TooLong, NameError::ControlCharacter] {
+                errors.push(InvalidMessage::BadUserId { field, error });
+                errors.push(InvalidMessage::BadRoom { field, error });
+            }
         }
         errors
+    }
+
+    #[test]
+    fn a_presence_has_its_fields_in_order_and_only_those_that_are_there() {
+        let metadata = metadata(r#"{"a":[1]}"#);
+        let nothing = PresenceFields {
+            user_id: "ana \"b\\",
+            status: PresenceStatus::Offline,
+            metadata: None,
+            since_unix_ms: None,
+            last_seen_unix_ms: None,
+        };
+        let since = PresenceFields {
+            status: PresenceStatus::Invisible,
+            metadata: Some(&metadata),
+            since_unix_ms: Some(1_795_578_885_123),
+            ..nothing
+        };
+        let last_seen =
+            PresenceFields { since_unix_ms: Some(0), last_seen_unix_ms: Some(1_795_578_885_123), ..nothing };
+        for (fields, rest) in [
+            (nothing, r#""status":"offline""#),
+            (since, r#""status":"invisible","metadata":{"a":[1]},"since":"TIME""#),
+            (last_seen, r#""status":"offline","since":"1970-01-01T00:00:00.000Z","lastSeen":"TIME""#),
+        ] {
+            let expected = format!(r#"{{"userId":"ana \"b\\",{}}}"#, rest.replace("TIME", TIME));
+            assert_eq!(written(|out| write_presence(out, &fields)), expected);
+        }
     }
 
     #[test]
@@ -216,6 +323,8 @@ mod tests {
 
     #[test]
     fn the_sentence_of_each_error_needs_no_escapes() {
+        let cells: BTreeSet<usize> = every_error().iter().map(InvalidMessage::cell).collect();
+        assert!(cells.into_iter().eq(0..ERROR_CODES.len()), "an error code has no error here");
         for error in every_error() {
             let sentence = error.to_string();
             assert!(
@@ -232,6 +341,40 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_presence_is_read_by_another_parser_as_it_was(
+            user_id in "\\PC{1,32}",
+            status in prop::sample::select(vec![
+                PresenceStatus::Online, PresenceStatus::Away, PresenceStatus::Busy, PresenceStatus::Offline,
+                PresenceStatus::Invisible,
+            ]),
+            attached in prop::option::of(prop::collection::btree_map("\\PC{0,4}", any::<i64>(), 0..4)),
+            since_unix_ms: Option<u64>,
+            last_seen_unix_ms: Option<u64>,
+        ) {
+            let metadata = attached.as_ref().map(|attached| metadata(&json!(attached).to_string()));
+            let fields = PresenceFields {
+                user_id: &user_id,
+                status,
+                metadata: metadata.as_ref(),
+                since_unix_ms,
+                last_seen_unix_ms,
+            };
+            let mut expected = json!({ "userId": user_id, "status": status.as_str() });
+            let time = |unix_ms: Option<u64>| unix_ms.map(|unix_ms| json!(Timestamp::from_unix_ms(unix_ms).as_str()));
+            for (key, value) in [
+                ("metadata", attached.map(|attached| json!(attached))),
+                ("since", time(since_unix_ms)),
+                ("lastSeen", time(last_seen_unix_ms)),
+            ] {
+                if let Some(value) = value {
+                    expected[key] = value;
+                }
+            }
+            let read: Value = serde_json::from_str(&written(|out| write_presence(out, &fields))).unwrap();
+            prop_assert_eq!(read, expected);
+        }
+
         #[test]
         fn any_text_and_integer_is_echoed_as_another_parser_reads_it(
             text in "([\\x00-\\x22\\\\]|\\PC){0,16}",
