@@ -22,10 +22,10 @@ use crate::control::health::{Lifecycle, Stage};
 use crate::control::{self, ControlMessage, ControlParts};
 use crate::host;
 use crate::metrics::ShardMetrics;
-use crate::presence::change::UserHasher;
+use crate::presence::change::NameHasher;
 use crate::protocol::session_id::SessionIds;
 use crate::shard::core::{Application, Core, Limits};
-use crate::shard::driver::clock::Clock;
+use crate::shard::driver::clock::{self, Clock};
 use crate::shard::driver::inbox::{Address, ControlOrder, Inbox, inbox};
 use crate::shard::driver::listener::{ListenOptions, Listener, claim};
 use crate::shard::driver::socket::Socket;
@@ -62,8 +62,11 @@ pub trait Service: Clone + Send + 'static {
 /// Rollcall's own service.
 #[derive(Clone)]
 struct Presence {
-    terms: Terms,
-    hasher: UserHasher,
+    config: Config,
+    /// What names the process to those who keep cursors.
+    process: u32,
+    began_unix_ms: u64,
+    hasher: NameHasher,
     secret: [u8; 32],
 }
 
@@ -71,8 +74,9 @@ impl Service for Presence {
     type Application = Sessions;
 
     fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>) -> Sessions {
+        let terms = Terms::new(&self.config, shards, self.process, self.began_unix_ms);
         let session_ids = SessionIds::new(&self.secret, fastrand::u64(..));
-        Sessions::new(shard, shards, self.terms.clone(), self.hasher.clone(), session_ids, metrics)
+        Sessions::new(shard, terms, self.hasher.clone(), session_ids, metrics)
     }
 }
 
@@ -83,7 +87,8 @@ impl Service for Presence {
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let mut secret = [0; 32];
     rand::fill(&mut secret).map_err(|_| anyhow!("the kernel gives no random numbers"))?;
-    serve(config, &Presence { terms: Terms::new(config), hasher: UserHasher::default(), secret })
+    let (process, began_unix_ms) = (fastrand::u32(..), clock::unix_ms());
+    serve(config, &Presence { config: config.clone(), process, began_unix_ms, hasher: NameHasher::default(), secret })
 }
 
 /// Serves `service` as `config` says; [`run`] for Rollcall itself.

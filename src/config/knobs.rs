@@ -67,6 +67,8 @@ pub enum Group {
     Network,
     /// Who counts as alive, and for how long.
     StayingAlive,
+    /// Who is told what of whom, and when.
+    Presence,
     /// What one connection, or all together, may take.
     Limits,
     /// Threads and what each does in one turn of its loop.
@@ -83,6 +85,7 @@ impl Group {
         match self {
             Self::Network => "Network",
             Self::StayingAlive => "Staying alive",
+            Self::Presence => "Presence",
             Self::Limits => "Limits",
             Self::Shards => "Shards and turns",
             Self::Shutdown => "Shutdown",
@@ -234,6 +237,28 @@ knobs! {
         reconnect_min: Time = time(Duration::ZERO, HOUR), Duration::from_secs(1);
         /// The longest such wait; each client chooses at random between the two.
         reconnect_max: Time = time(Duration::ZERO, HOUR), Duration::from_secs(5);
+    }
+    Presence {
+        /// Changes are gathered for so long after the first of them, into one message a watcher.
+        change_interval: Time = time(Duration::ZERO, MINUTE), Duration::from_millis(50);
+        /// A user whose connection ended without saying so stays as it was for so long; 0 turns it off.
+        offline_grace: Time = time(Duration::ZERO, HOUR), Duration::from_secs(10);
+        /// How long after its end a session may be resumed by its sessionId; 0 turns it off.
+        resume_window: Time = time(Duration::ZERO, HOUR), Duration::from_secs(30);
+        /// Sessions of the whole process that are kept beyond offline_grace; the oldest are forgotten first.
+        resume_sessions_max: Count = count(0, 1_000_000_000), 1_000_000;
+        /// How far cursors lie behind the clock: what is sent twice for it is harmless.
+        cursor_slack: Time = time(Duration::ZERO, MINUTE), SECOND;
+        /// How long it is remembered who left a room; who brings an older cursor is told everything.
+        history: Time = time(SECOND, DAY), Duration::from_secs(300);
+        /// Members beyond which a room is told by its count alone.
+        room_detail_limit: Count = count(1, 1_000_000), 1_000;
+        /// Users that one connection may watch.
+        watched_users_max: Count = count(0, 1_000_000), 1_000;
+        /// Rooms that one connection may watch, and as many that it may be in.
+        rooms_max: Count = count(0, 65_536), 100;
+        /// Users of the whole process that are offline of whom it is known when they were last seen.
+        last_seen_capacity: Count = count(0, 1_000_000_000), 1_000_000;
     }
     Limits {
         /// Connections of the whole process, above which new ones get 503; 0 for as many as descriptors allow.

@@ -1,28 +1,78 @@
-//! The users of one partition: their connections, and the status that these make together.
+//! The users of one partition: their connections, and what others may see of them.
 //!
 //! Every step costs the same however many connections a user has: a user keeps one list of connections a status,
 //! the newest first, so that the head of the first list that is not empty decides.
+//!
+//! A connection that ended without saying so stays in its user's lists for a grace, so that a return disturbs nobody;
+//! then it is kept for a while longer, without effect, for a client that names its session.
 
-use super::change::{ConnectionKey, PresenceEvent, UserHash};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::change::{
+    ConnectionKey, EndCause, Happening, Moment, Post, Posts, Predecessor, PresenceEvent, RoomRef, SessionKey, Told,
+    UserNews, UserRef,
+};
+use super::clock::VersionClock;
+use super::gone::{Gone, GoneLinks};
 use super::index::Index;
+use crate::protocol::cursor::Version;
 use crate::protocol::message::{Metadata, MetadataUpdate};
-use crate::protocol::status::Status;
-use crate::protocol::user_id::UserId;
+use crate::protocol::status::{PresenceStatus, Status};
 use crate::slab::{NONE, Slab};
 
-/// Statuses in the order in which they decide: invisible if any connection says invisible, else busy, else online,
-/// else away.
+/// Statuses in the order in which they decide: invisible if any connection says so, else busy, else online, else away.
 const PRECEDENCE: [Status; 4] = [Status::Invisible, Status::Busy, Status::Online, Status::Away];
 
+/// How much later than its successor a connection's end may be heard of, in milliseconds: the two may have been on
+/// different shards, whose messages overtake each other.
+const LATE_END_MS: u32 = 1_000;
+
+/// What is the same for all partitions of a process.
+#[derive(Clone, Debug)]
+pub struct PartitionTerms {
+    /// How many partitions there are.
+    pub partitions: usize,
+    /// How long a connection that ended without saying so still counts, in milliseconds.
+    pub grace_ms: u64,
+    /// How long after its end a session may be resumed, in milliseconds.
+    pub resume_ms: u64,
+    /// Sessions that are kept beyond their grace; the oldest are forgotten first.
+    pub sessions_max: usize,
+    /// Users that are offline of whom it is kept when they were last seen; the oldest are forgotten first.
+    pub last_seen_max: usize,
+}
+
 /// The users whose hash falls to this partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Partition {
+    terms: PartitionTerms,
+    clock: VersionClock,
     users: Slab<User>,
     places: Slab<Place>,
     users_by_hash: Index,
     places_by_connection: Index,
+    places_by_session: Index,
+    /// Users with an open connection, by what they are.
     users_by_status: [usize; PRECEDENCE.len()],
-    /// Bytes on the heap that records point to: metadata and long userIds.
+    /// Places in their grace, in the order of their ends.
+    graces: VecDeque<Pending>,
+    /// Places beyond it that may still be resumed, in the order of their ends.
+    kept: VecDeque<Pending>,
+    kept_count: usize,
+    /// Users that others saw online before, the longest gone first.
+    gone: Gone,
+    /// What is not known any more has at most this version.
+    floor: Version,
+    /// Counts what places say, so that the newest among equals is known.
+    order: u32,
+    /// Counts ends, so that what was due for one is not done to the next in its slot.
+    stamp: u32,
+    /// For each shard, how many users it follows here and how many memberships its rooms were told of.
+    ties: Vec<u32>,
+    /// Rooms that a user came into or left in this step, as far as connections go.
+    crossings: Vec<(RoomRef, bool)>,
+    /// Bytes on the heap that records point to.
     pointed_bytes: usize,
 }
 
@@ -31,115 +81,279 @@ const INDEX_ENTRY_BYTES: usize = 8;
 
 #[derive(Debug)]
 struct User {
-    id: UserId,
-    hash: UserHash,
-    /// The newest place of each status, in the order of [`PRECEDENCE`].
+    user: UserRef,
+    /// The newest place of each status, in the order of [`PRECEDENCE`]; of those that count.
     newest: [u32; PRECEDENCE.len()],
-    /// What these lists make of the user.
-    status: Status,
+    /// When what others may see last changed.
+    version: Version,
+    /// When the status that others see began.
+    since_unix_ms: u64,
+    /// While others see the user offline, when they are told that it was last seen; else when a connection of its
+    /// that has ended was last heard.
+    heard_unix_ms: u64,
+    gone: GoneLinks,
+    extra: Option<Box<UserExtra>>,
+    /// Its places, those included that no longer count.
+    places: u32,
+    /// Those of them that are open.
+    open: u32,
+    /// What others see.
+    status: PresenceStatus,
+    /// Whether they have seen it online, as far as is remembered.
+    was_seen: bool,
+}
+
+/// What few users have.
+#[derive(Debug)]
+struct UserExtra {
+    /// The shards that are told of it.
+    followers: Vec<u32>,
+    /// The rooms that its places are in, each with how many of them are.
+    rooms: Vec<(RoomRef, u32)>,
+    /// The place in its grace that ended last.
+    ended_newest: u32,
+    /// While invisible: what its own connections see.
+    own: Option<Own>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    version: Version,
+    since_unix_ms: u64,
 }
 
 /// What one connection says of its user.
 #[derive(Debug)]
 struct Place {
-    metadata: Option<Box<Metadata>>,
+    extra: Option<Box<PlaceExtra>>,
+    session: SessionKey,
     connection: ConnectionKey,
     user: u32,
     /// The neighbours in the user's list of this status.
     newer: u32,
     older: u32,
+    /// When it last said its status or metadata, as the partition counts.
+    order: u32,
+    /// When it opened, in milliseconds modulo 2^32.
+    opened_ms: u32,
     status: Status,
+    phase: Phase,
+    /// Whether it said nothing of its presence so far, and named no predecessor.
+    is_plain: bool,
 }
 
-const _: () = assert!(Slab::<User>::ENTRY_BYTES <= 72);
-const _: () = assert!(Slab::<Place>::ENTRY_BYTES <= 40);
-
-/// What others may be told of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Presence<'a> {
-    /// The status that the user's connections make together.
-    pub status: Status,
-    /// The metadata of the connection that decided the status.
-    pub metadata: Option<&'a Metadata>,
+enum Phase {
+    /// The connection is there.
+    Open,
+    /// It ended, and counts.
+    Grace,
+    /// It ended, and counts no more; it may be resumed.
+    Kept,
+}
+
+/// What few places have.
+#[derive(Debug, Default)]
+struct PlaceExtra {
+    metadata: Option<Arc<Metadata>>,
+    rooms: Vec<RoomRef>,
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    stamp: u32,
+    ended_ms: u64,
+    /// The neighbours among the user's places in their grace, in the order of their ends.
+    newer: u32,
+    older: u32,
+}
+
+/// What is due for a place that ended.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    due_ms: u64,
+    place: u32,
+    stamp: u32,
+}
+
+const _: () = assert!(Slab::<User>::ENTRY_BYTES <= 120);
+const _: () = assert!(Slab::<Place>::ENTRY_BYTES <= 56);
+
+/// What a user's connections make of it at one time.
+#[derive(Clone, Debug)]
+struct View {
+    /// What its connections say; none where none counts.
+    status: Option<Status>,
+    metadata: Option<Arc<Metadata>>,
+    is_open: bool,
+}
+
+impl View {
+    /// What others may see.
+    fn seen(&self) -> PresenceStatus {
+        match self.status {
+            None | Some(Status::Invisible) => PresenceStatus::Offline,
+            Some(status) => status.into(),
+        }
+    }
 }
 
 impl Partition {
-    /// Takes in what happened to a connection.
+    /// A partition without users.
+    pub fn new(terms: PartitionTerms) -> Self {
+        Self {
+            ties: vec![0; terms.partitions],
+            terms,
+            clock: VersionClock::default(),
+            users: Slab::default(),
+            places: Slab::default(),
+            users_by_hash: Index::default(),
+            places_by_connection: Index::default(),
+            places_by_session: Index::default(),
+            users_by_status: [0; PRECEDENCE.len()],
+            graces: VecDeque::new(),
+            kept: VecDeque::new(),
+            kept_count: 0,
+            gone: Gone::default(),
+            floor: Version::default(),
+            order: 0,
+            stamp: 0,
+            crossings: Vec::new(),
+            pointed_bytes: 0,
+        }
+    }
+
+    /// Takes in what happened to a connection; what others must be told of it goes to `posts`.
     ///
-    /// An update or an end of a connection that is not known is without effect.
-    pub fn handle(&mut self, event: PresenceEvent) {
-        match event {
-            PresenceEvent::Opened { connection, user_id, hash, status } => {
-                self.opened(connection, user_id, hash, status);
-            }
-            PresenceEvent::Updated { connection, status, metadata } => self.updated(connection, status, metadata),
-            PresenceEvent::Ended { connection } => self.ended(connection),
+    /// What is told of a connection that is not known, but for its opening, is without effect.
+    pub fn handle(&mut self, at: Moment, event: PresenceEvent, posts: &mut Posts) {
+        let PresenceEvent { connection, what } = event;
+        if let Happening::Opened { user, session, status, predecessor } = what {
+            return self.opened(at, connection, *user, session, status, predecessor, posts);
         }
-    }
-
-    fn opened(&mut self, connection: ConnectionKey, user_id: UserId, hash: UserHash, status: Status) {
-        let known = self.users_by_hash.find(hash.0, |user| self.users[user].id == user_id);
-        let user = known.unwrap_or_else(|| {
-            self.pointed_bytes += user_id.heap_bytes();
-            let user = self.users.insert(User { id: user_id, hash, newest: [NONE; PRECEDENCE.len()], status });
-            self.users_by_status[rank(status)] += 1;
-            self.users_by_hash.insert(hash.0, user, |other| self.users[other].hash.0);
-            user
+        let found = self.places_by_connection.find(key_hash(connection), |place| {
+            let place = &self.places[place];
+            place.connection == connection && place.phase == Phase::Open
         });
-        let place = Place { metadata: None, connection, user, newer: NONE, older: NONE, status };
-        let place = self.places.insert(place);
-        self.places_by_connection.insert(key_hash(connection), place, |other| key_hash(self.places[other].connection));
-        self.link(place);
-        self.decide(user);
-    }
-
-    fn updated(&mut self, connection: ConnectionKey, status: Status, metadata: MetadataUpdate) {
-        let Some(place) = self.place_of(connection) else { return };
+        let Some(place) = found else { return };
         let user = self.places[place].user;
-        self.unlink(place);
-        self.places[place].status = status;
-        match metadata {
-            MetadataUpdate::Keep => {}
-            MetadataUpdate::Clear => self.set_metadata(place, None),
-            MetadataUpdate::Replace(metadata) => self.set_metadata(place, Some(Box::new(metadata))),
-        }
-        self.link(place);
-        self.decide(user);
-    }
-
-    fn ended(&mut self, connection: ConnectionKey) {
-        let Some(place) = self.place_of(connection) else { return };
-        let user = self.places[place].user;
-        self.unlink(place);
-        self.places_by_connection.remove(key_hash(connection), place);
-        self.set_metadata(place, None);
-        self.places.remove(place);
-        if !self.decide(user) {
-            self.users_by_hash.remove(self.users[user].hash.0, user);
-            if let Some(user) = self.users.remove(user) {
-                self.users_by_status[rank(user.status)] -= 1;
-                self.pointed_bytes -= user.id.heap_bytes();
+        let before = self.view(user);
+        match what {
+            Happening::Opened { .. } => {}
+            Happening::Abandoned(status) => {
+                for room in self.with_extra(place, |extra| std::mem::take(&mut extra.rooms)) {
+                    self.leave(user, &room);
+                }
+                self.say(place, status, MetadataUpdate::Clear);
+            }
+            Happening::Updated { status, metadata } => self.say(place, status, metadata),
+            Happening::Joined(room) => {
+                self.places[place].is_plain = false;
+                let is_new = self.with_extra(place, |extra| {
+                    let is_new = !extra.rooms.contains(&room);
+                    if is_new {
+                        extra.rooms.push(room.clone());
+                    }
+                    is_new
+                });
+                if is_new {
+                    self.enter(user, room);
+                }
+            }
+            Happening::Left(room) => {
+                let was_in = self.with_extra(place, |extra| {
+                    let position = extra.rooms.iter().position(|joined| *joined == room);
+                    position.map(|position| extra.rooms.swap_remove(position)).is_some()
+                });
+                if was_in {
+                    self.leave(user, &room);
+                }
+            }
+            Happening::Ended { cause, heard_unix_ms, ended_ms } => {
+                if before.seen() != PresenceStatus::Offline {
+                    let user = &mut self.users[user];
+                    user.heard_unix_ms = user.heard_unix_ms.max(heard_unix_ms);
+                }
+                self.ended(at, place, cause, ended_ms, posts);
             }
         }
+        self.settle(at, user, &before, posts);
     }
 
-    fn set_metadata(&mut self, place: u32, metadata: Option<Box<Metadata>>) {
-        let bytes = |metadata: &Metadata| size_of::<Metadata>() + metadata.as_str().len();
-        self.pointed_bytes += metadata.as_deref().map_or(0, bytes);
-        let before = std::mem::replace(&mut self.places[place].metadata, metadata);
-        self.pointed_bytes -= before.as_deref().map_or(0, bytes);
+    /// Does what is due by now.
+    pub fn tick(&mut self, at: Moment, posts: &mut Posts) {
+        while let Some(&Pending { due_ms, place, stamp }) = self.graces.front()
+            && due_ms <= at.elapsed_ms
+        {
+            self.graces.pop_front();
+            if self.is_pending(place, stamp, Phase::Grace) {
+                let user = self.places[place].user;
+                let before = self.view(user);
+                self.unlink_ended(place);
+                self.keep(at, place);
+                self.settle(at, user, &before, posts);
+            }
+        }
+        while let Some(&Pending { due_ms, .. }) = self.kept.front()
+            && due_ms <= at.elapsed_ms
+        {
+            self.forget_oldest_session();
+        }
+    }
+
+    /// When [`Partition::tick`] has something to do next, in milliseconds since the process began to serve.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let due_ms = |queue: &VecDeque<Pending>| queue.front().map(|pending| pending.due_ms);
+        [due_ms(&self.graces), due_ms(&self.kept)].into_iter().flatten().min()
+    }
+
+    /// Tells `shard` of a user, now and from now on.
+    pub fn follow(&mut self, shard: u32, user: UserRef, posts: &mut Posts) {
+        let user = self.user_for(user);
+        let followers = &mut self.user_extra(user).followers;
+        if !followers.contains(&shard) {
+            followers.push(shard);
+            self.pointed_bytes += FOLLOWER_BYTES;
+            self.ties[shard as usize] += 1;
+        }
+        let news = UserNews { told: self.told(user), own: self.own_told(user, shard), answers: 1 };
+        posts.send(shard as usize, Post::Told(news));
+    }
+
+    /// Tells `shard` of a user no more.
+    pub fn unfollow(&mut self, shard: u32, user: &UserRef) {
+        let Some(user) = self.find(user) else { return };
+        let Some(extra) = &mut self.users[user].extra else { return };
+        if let Some(position) = extra.followers.iter().position(|&follower| follower == shard) {
+            extra.followers.swap_remove(position);
+            self.pointed_bytes -= FOLLOWER_BYTES;
+            self.ties[shard as usize] -= 1;
+            self.tidy(user);
+        }
+    }
+
+    /// How many users `shard` follows here, and how many memberships its rooms were told of.
+    pub fn ties(&self, shard: usize) -> u32 {
+        self.ties[shard]
+    }
+
+    /// A version that no later one is at or below.
+    pub fn horizon(&self, at: Moment) -> Version {
+        self.clock.horizon(at.unix_ms)
     }
 
     /// Bytes that users and their places hold.
     pub fn held_bytes(&self) -> usize {
         self.users.len() * (Slab::<User>::ENTRY_BYTES + INDEX_ENTRY_BYTES)
-            + self.places.len() * (Slab::<Place>::ENTRY_BYTES + INDEX_ENTRY_BYTES)
+            + self.places.len() * (Slab::<Place>::ENTRY_BYTES + 2 * INDEX_ENTRY_BYTES)
+            + (self.graces.len() + self.kept.len()) * size_of::<Pending>()
             + self.pointed_bytes
     }
 
-    /// How many users have a connection.
+    /// How many users have an open connection.
     pub fn users(&self) -> usize {
-        self.users.len()
+        self.users_by_status.iter().sum()
     }
 
     /// How many of them have `status`.
@@ -147,34 +361,536 @@ impl Partition {
         self.users_by_status[rank(status)]
     }
 
-    /// What the user is, if any connection of the user's is open.
-    pub fn presence(&self, user_id: &UserId, hash: UserHash) -> Option<Presence<'_>> {
-        let user = self.users_by_hash.find(hash.0, |user| self.users[user].id == *user_id)?;
-        let place = &self.places[self.users[user].newest[rank(self.users[user].status)]];
-        Some(Presence { status: place.status, metadata: place.metadata.as_deref() })
+    /// What others may see of a user.
+    pub fn seen(&self, user: &UserRef) -> Option<Arc<Told>> {
+        self.find(user).map(|user| self.told(user))
     }
 
-    fn place_of(&self, connection: ConnectionKey) -> Option<u32> {
-        self.places_by_connection.find(key_hash(connection), |place| self.places[place].connection == connection)
+    /// Whether nothing is left: no session, nobody but those of whom it is kept when they were last seen.
+    pub fn is_empty(&self) -> bool {
+        self.users.len() == self.gone.len() && self.places.is_empty() && self.kept_count == 0
     }
 
-    /// Makes the user what its lists say; false when they are empty, and the user is to go.
-    fn decide(&mut self, user: u32) -> bool {
-        let user = &mut self.users[user];
-        let Some(decided) = user.newest.iter().position(|&place| place != NONE) else { return false };
-        self.users_by_status[rank(user.status)] -= 1;
-        self.users_by_status[decided] += 1;
-        user.status = PRECEDENCE[decided];
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event, and where its consequences go")]
+    fn opened(
+        &mut self,
+        at: Moment,
+        connection: ConnectionKey,
+        user: UserRef,
+        session: SessionKey,
+        status: Option<Status>,
+        predecessor: Predecessor,
+        posts: &mut Posts,
+    ) {
+        let user = self.user_for(user);
+        let before = self.view(user);
+        let heir = match predecessor {
+            Predecessor::Session(key) => self.resumable(at, user, key),
+            Predecessor::Unnamed if status.is_none() => {
+                Some(self.users[user].extra.as_ref().map_or(NONE, |extra| extra.ended_newest))
+                    .filter(|&place| place != NONE)
+            }
+            Predecessor::Unnamed | Predecessor::None => None,
+        };
+        if let Predecessor::Session(_) = predecessor {
+            posts.send(connection.shard as usize, Post::Opened { connection, resumed: heir.is_some() });
+        }
+        match heir {
+            Some(place) => {
+                self.take_over(place, connection, session, posts);
+                if let Some(status) = status {
+                    self.say(place, status, MetadataUpdate::Keep);
+                }
+            }
+            None => {
+                self.order = self.order.wrapping_add(1);
+                let place = self.places.insert(Place {
+                    extra: None,
+                    session,
+                    connection,
+                    user,
+                    newer: NONE,
+                    older: NONE,
+                    order: self.order,
+                    opened_ms: at.elapsed_ms as u32,
+                    status: status.unwrap_or(Status::Online),
+                    phase: Phase::Open,
+                    is_plain: predecessor == Predecessor::Unnamed && status.is_none(),
+                });
+                self.index_place(place);
+                self.users[user].places += 1;
+                self.users[user].open += 1;
+                self.link(place);
+            }
+        }
+        self.settle(at, user, &before, posts);
+    }
+
+    /// The place of `user`'s session, if it may be resumed.
+    fn resumable(&self, at: Moment, user: u32, session: SessionKey) -> Option<u32> {
+        let place = self.places_by_session.find(session.0, |place| self.places[place].session == session)?;
+        let ended = self.places[place].extra.as_ref().and_then(|extra| extra.ended);
+        let in_time = ended.is_none_or(|ended| at.elapsed_ms < ended.ended_ms + self.terms.resume_ms);
+        (self.places[place].user == user && in_time).then_some(place)
+    }
+
+    /// Gives a place to another connection, whatever has become of its own.
+    fn take_over(&mut self, place: u32, connection: ConnectionKey, session: SessionKey, posts: &mut Posts) {
+        let user = self.places[place].user;
+        match self.places[place].phase {
+            Phase::Open => {
+                let replaced = self.places[place].connection;
+                posts.send(replaced.shard as usize, Post::Replaced(replaced));
+                self.users[user].open -= 1;
+            }
+            Phase::Grace => self.unlink_ended(place),
+            Phase::Kept => {
+                self.kept_count -= 1;
+                self.link(place);
+                for room in self.rooms_of(place) {
+                    self.enter(user, room);
+                }
+            }
+        }
+        self.with_extra(place, |extra| extra.ended = None);
+        self.rename_place(place, connection, session);
+        self.places[place].phase = Phase::Open;
+        self.places[place].is_plain = false;
+        self.users[user].open += 1;
+        let rooms = self.rooms_of(place);
+        if !rooms.is_empty() {
+            posts.send(connection.shard as usize, Post::Rooms { connection, rooms });
+        }
+    }
+
+    fn ended(&mut self, at: Moment, place: u32, cause: EndCause, ended_ms: u64, posts: &mut Posts) {
+        let user = self.places[place].user;
+        match cause {
+            EndCause::Asked => {
+                self.users[user].open -= 1;
+                self.uncount(place);
+                self.remove_place(place);
+            }
+            EndCause::Silent => {
+                self.users[user].open -= 1;
+                self.mark_ended(place, ended_ms);
+                self.keep(at, place);
+            }
+            EndCause::Lost => {
+                if let Some(successor) = self.plain_successor(at, user, place) {
+                    let Place { connection, session, .. } = self.places[successor];
+                    self.uncount(successor);
+                    self.remove_place(successor);
+                    self.users[user].open -= 1;
+                    self.rename_place(place, connection, session);
+                    let rooms = self.rooms_of(place);
+                    if !rooms.is_empty() {
+                        posts.send(connection.shard as usize, Post::Rooms { connection, rooms });
+                    }
+                    return;
+                }
+                self.users[user].open -= 1;
+                let stamp = self.mark_ended(place, ended_ms);
+                if self.terms.grace_ms == 0 {
+                    return self.keep(at, place);
+                }
+                self.places[place].phase = Phase::Grace;
+                self.link_ended(place);
+                self.graces.push_back(Pending { due_ms: ended_ms + self.terms.grace_ms, place, stamp });
+            }
+        }
+    }
+
+    /// The user's connection that opened just before the end of `place` was heard of, and would have taken its place.
+    fn plain_successor(&self, at: Moment, user: u32, place: u32) -> Option<u32> {
+        let newest = self.users[user].newest[rank(Status::Online)];
+        let successor = self.places.get(newest).filter(|_| newest != place)?;
+        let opened_ago_ms = (at.elapsed_ms as u32).wrapping_sub(successor.opened_ms);
+        (successor.is_plain && successor.phase == Phase::Open && opened_ago_ms < LATE_END_MS).then_some(newest)
+    }
+
+    fn mark_ended(&mut self, place: u32, ended_ms: u64) -> u32 {
+        self.stamp = self.stamp.wrapping_add(1);
+        let ended = Ended { stamp: self.stamp, ended_ms, newer: NONE, older: NONE };
+        self.with_extra(place, |extra| extra.ended = Some(ended));
+        self.stamp
+    }
+
+    /// A place counts no more, but may be resumed for a while.
+    fn keep(&mut self, at: Moment, place: u32) {
+        self.uncount(place);
+        self.places[place].phase = Phase::Kept;
+        let Some(Ended { stamp, ended_ms, .. }) = self.ended_of(place) else { return };
+        let due_ms = ended_ms + self.terms.resume_ms;
+        self.kept_count += 1;
+        if due_ms <= at.elapsed_ms {
+            self.kept_count -= 1;
+            return self.remove_place(place);
+        }
+        self.kept.push_back(Pending { due_ms, place, stamp });
+        while self.kept_count > self.terms.sessions_max && !self.kept.is_empty() {
+            self.forget_oldest_session();
+        }
+    }
+
+    fn forget_oldest_session(&mut self) {
+        let Some(Pending { place, stamp, .. }) = self.kept.pop_front() else { return };
+        if self.is_pending(place, stamp, Phase::Kept) {
+            self.kept_count -= 1;
+            let user = self.places[place].user;
+            self.remove_place(place);
+            self.tidy(user);
+        }
+    }
+
+    fn is_pending(&self, place: u32, stamp: u32, phase: Phase) -> bool {
+        let ended = self.places.get(place).filter(|place| place.phase == phase).and_then(|place| place.extra.as_ref());
+        ended.and_then(|extra| extra.ended).is_some_and(|ended| ended.stamp == stamp)
+    }
+
+    /// Sets what a place says.
+    fn say(&mut self, place: u32, status: Status, metadata: MetadataUpdate) {
+        self.unlink(place);
+        self.order = self.order.wrapping_add(1);
+        self.places[place].order = self.order;
+        self.places[place].status = status;
+        self.places[place].is_plain = false;
+        match metadata {
+            MetadataUpdate::Keep => {}
+            MetadataUpdate::Clear => self.with_extra(place, |extra| extra.metadata = None),
+            MetadataUpdate::Replace(metadata) => {
+                self.with_extra(place, |extra| extra.metadata = Some(Arc::new(metadata)));
+            }
+        }
+        self.link(place);
+    }
+
+    /// Changes what few places have, and reckons what it takes.
+    fn with_extra<T>(&mut self, place: u32, change: impl FnOnce(&mut PlaceExtra) -> T) -> T {
+        let place = &mut self.places[place];
+        self.pointed_bytes -= place.pointed_bytes();
+        let result = change(place.extra.get_or_insert_default());
+        if place.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
+            place.extra = None;
+        }
+        self.pointed_bytes += place.pointed_bytes();
+        result
+    }
+
+    /// What few users have, made if need be.
+    fn user_extra(&mut self, user: u32) -> &mut UserExtra {
+        let extra = &mut self.users[user].extra;
+        if extra.is_none() {
+            self.pointed_bytes += size_of::<UserExtra>();
+        }
+        extra.get_or_insert_default()
+    }
+
+    /// A place counts no more: neither for its user's status nor in rooms.
+    fn uncount(&mut self, place: u32) {
+        self.unlink(place);
+        let user = self.places[place].user;
+        for room in self.rooms_of(place) {
+            self.leave(user, &room);
+        }
+    }
+
+    fn remove_place(&mut self, place: u32) {
+        self.unindex_place(place);
+        let Some(place) = self.places.remove(place) else { return };
+        self.pointed_bytes -= place.pointed_bytes();
+        self.users[place.user].places -= 1;
+    }
+
+    fn index_place(&mut self, place: u32) {
+        let Place { connection, session, .. } = self.places[place];
+        let key = key_hash(connection);
+        self.places_by_connection.insert(key, place, |other| key_hash(self.places[other].connection));
+        self.places_by_session.insert(session.0, place, |other| self.places[other].session.0);
+    }
+
+    fn unindex_place(&mut self, place: u32) {
+        self.places_by_connection.remove(key_hash(self.places[place].connection), place);
+        self.places_by_session.remove(self.places[place].session.0, place);
+    }
+
+    fn rename_place(&mut self, place: u32, connection: ConnectionKey, session: SessionKey) {
+        self.unindex_place(place);
+        self.places[place].connection = connection;
+        self.places[place].session = session;
+        self.index_place(place);
+    }
+
+    fn rooms_of(&self, place: u32) -> Vec<RoomRef> {
+        self.places[place].extra.as_ref().map(|extra| extra.rooms.clone()).unwrap_or_default()
+    }
+
+    fn ended_of(&self, place: u32) -> Option<Ended> {
+        self.places[place].extra.as_ref().and_then(|extra| extra.ended)
+    }
+
+    /// One more of the user's places is in the room.
+    fn enter(&mut self, user: u32, room: RoomRef) {
+        let rooms = &mut self.user_extra(user).rooms;
+        match rooms.iter_mut().find(|(entered, _)| *entered == room) {
+            Some((_, places)) => *places += 1,
+            None => {
+                rooms.push((room.clone(), 1));
+                self.crossings.push((room, true));
+            }
+        }
+    }
+
+    /// One less of the user's places is in the room.
+    fn leave(&mut self, user: u32, room: &RoomRef) {
+        let Some(extra) = &mut self.users[user].extra else { return };
+        let Some(position) = extra.rooms.iter().position(|(entered, _)| entered == room) else { return };
+        extra.rooms[position].1 -= 1;
+        if extra.rooms[position].1 == 0 {
+            extra.rooms.swap_remove(position);
+            self.crossings.push((room.clone(), false));
+        }
+    }
+
+    /// What the user's places make of it.
+    fn view(&self, user: u32) -> View {
+        let User { newest, open, .. } = &self.users[user];
+        let decided = newest.iter().position(|&place| place != NONE);
+        let metadata = decided.and_then(|rank| self.places[newest[rank]].extra.as_ref()?.metadata.clone());
+        View { status: decided.map(|rank| PRECEDENCE[rank]), metadata, is_open: *open > 0 }
+    }
+
+    /// Tells of what has changed since `before`, and lets go of what nobody needs.
+    fn settle(&mut self, at: Moment, user: u32, before: &View, posts: &mut Posts) {
+        let after = self.view(user);
+        if let Some(status) = before.status.filter(|_| before.is_open) {
+            self.users_by_status[rank(status)] -= 1;
+        }
+        if let Some(status) = after.status.filter(|_| after.is_open) {
+            self.users_by_status[rank(status)] += 1;
+        }
+        let (was, is) = (before.seen(), after.seen());
+        let metadata_changed = before.metadata != after.metadata;
+        let is_news = was != is || is != PresenceStatus::Offline && metadata_changed;
+        if is_news {
+            self.change(at, user, was, is, after.status == Some(Status::Invisible));
+        }
+        let is_own_news = self.change_own(at, user, before, &after, metadata_changed);
+        self.tell_rooms(user, was, is, is_news, posts);
+        if is_news || is_own_news {
+            self.tell_followers(user, is_news, posts);
+        }
+        self.tidy(user);
+    }
+
+    /// Notes that what others may see has changed.
+    fn change(&mut self, at: Moment, user: u32, was: PresenceStatus, is: PresenceStatus, hides: bool) {
+        let version = self.clock.next(at.unix_ms);
+        let record = &mut self.users[user];
+        record.version = version;
+        record.status = is;
+        if was == is {
+            return;
+        }
+        record.since_unix_ms = at.unix_ms;
+        record.was_seen = true;
+        if is == PresenceStatus::Offline {
+            if hides {
+                record.heard_unix_ms = at.unix_ms;
+            }
+            self.gone.push(&mut self.users, user);
+            while self.gone.len() > self.terms.last_seen_max {
+                self.forget_longest_gone(user);
+            }
+        } else if was == PresenceStatus::Offline {
+            self.gone.remove(&mut self.users, user);
+        }
+    }
+
+    /// Notes what the user's own connections see instead; true where that has changed.
+    fn change_own(&mut self, at: Moment, user: u32, before: &View, after: &View, metadata_changed: bool) -> bool {
+        let was_invisible = before.status == Some(Status::Invisible);
+        if after.status != Some(Status::Invisible) {
+            if let Some(extra) = &mut self.users[user].extra {
+                extra.own = None;
+            }
+            return false;
+        }
+        if was_invisible && !metadata_changed {
+            return false;
+        }
+        let version = self.clock.next(at.unix_ms);
+        let extra = self.user_extra(user);
+        let since_unix_ms = extra.own.filter(|_| was_invisible).map_or(at.unix_ms, |own| own.since_unix_ms);
+        extra.own = Some(Own { version, since_unix_ms });
         true
     }
 
+    fn tell_followers(&self, user: u32, is_news: bool, posts: &mut Posts) {
+        let Some(extra) = &self.users[user].extra else { return };
+        if extra.followers.is_empty() {
+            return;
+        }
+        let told = self.told(user);
+        for &shard in &extra.followers {
+            let own = self.own_told(user, shard);
+            if is_news || own.is_some() {
+                posts.send(shard as usize, Post::Told(UserNews { told: Arc::clone(&told), own, answers: 0 }));
+            }
+        }
+    }
+
+    /// Tells the partitions of the user's rooms who is in them, and how.
+    fn tell_rooms(&mut self, user: u32, was: PresenceStatus, is: PresenceStatus, is_news: bool, posts: &mut Posts) {
+        let crossings = std::mem::take(&mut self.crossings);
+        let rooms = self.users[user].extra.as_ref().map_or(&[][..], |extra| &extra.rooms);
+        if rooms.is_empty() && crossings.is_empty() {
+            return;
+        }
+        let (was_seen, is_seen) = (was != PresenceStatus::Offline, is != PresenceStatus::Offline);
+        let told = self.told(user);
+        let partitions = self.terms.partitions;
+        let mut members: Vec<(RoomRef, bool)> = Vec::new();
+        match (was_seen, is_seen) {
+            (true, true) => members.extend(crossings.iter().cloned()),
+            (false, true) => members.extend(rooms.iter().map(|(room, _)| (room.clone(), true))),
+            (true, false) => {
+                let entered = |room: &RoomRef| crossings.iter().any(|(crossed, is_in)| *is_in && crossed == room);
+                members.extend(rooms.iter().filter(|(room, _)| !entered(room)).map(|(room, _)| (room.clone(), false)));
+                members.extend(crossings.iter().filter(|(_, is_in)| !is_in).cloned());
+            }
+            (false, false) => {}
+        }
+        if is_news && was_seen && is_seen {
+            let mut tell: Vec<usize> = rooms.iter().map(|(room, _)| room.hash().partition(partitions)).collect();
+            tell.sort_unstable();
+            tell.dedup();
+            for partition in tell {
+                posts.send(partition, Post::MemberTold(Arc::clone(&told)));
+            }
+        }
+        for (room, is_member) in members {
+            let partition = room.hash().partition(partitions);
+            if is_member {
+                self.ties[partition] += 1;
+            } else {
+                self.ties[partition] -= 1;
+            }
+            posts.send(partition, Post::Member { room, told: Arc::clone(&told), is_member });
+        }
+        self.crossings = crossings;
+        self.crossings.clear();
+    }
+
+    fn told(&self, user: u32) -> Arc<Told> {
+        let record = &self.users[user];
+        let name = record.user.clone();
+        if record.status != PresenceStatus::Offline {
+            let metadata = self.view(user).metadata;
+            let since = Some(record.since_unix_ms);
+            return Arc::new(Told::new(name, record.version, record.status, metadata.as_deref(), since, None));
+        }
+        if !record.was_seen {
+            return Arc::new(Told::new(name, self.floor, PresenceStatus::Offline, None, None, None));
+        }
+        let (since, last_seen) = (Some(record.since_unix_ms), Some(record.heard_unix_ms));
+        Arc::new(Told::new(name, record.version, PresenceStatus::Offline, None, since, last_seen))
+    }
+
+    /// What the user's own connections on `shard` see, where that differs from what others may.
+    fn own_told(&self, user: u32, shard: u32) -> Option<Arc<Told>> {
+        let record = &self.users[user];
+        let own = record.extra.as_ref()?.own?;
+        let view = self.view(user);
+        let status = PresenceStatus::Invisible;
+        let is_there = record.newest.iter().any(|&newest| self.any_open_on(newest, shard));
+        let told = || {
+            let since = Some(own.since_unix_ms);
+            Told::new(record.user.clone(), own.version, status, view.metadata.as_deref(), since, None)
+        };
+        is_there.then(|| Arc::new(told()))
+    }
+
+    fn any_open_on(&self, newest: u32, shard: u32) -> bool {
+        let mut next = newest;
+        while let Some(place) = self.places.get(next) {
+            if place.phase == Phase::Open && place.connection.shard == shard {
+                return true;
+            }
+            next = place.older;
+        }
+        false
+    }
+
+    fn find(&self, user: &UserRef) -> Option<u32> {
+        self.users_by_hash.find(user.hash.0, |index| self.users[index].user.id == user.id)
+    }
+
+    fn user_for(&mut self, user: UserRef) -> u32 {
+        if let Some(known) = self.find(&user) {
+            return known;
+        }
+        self.pointed_bytes += user.id.heap_bytes();
+        let hash = user.hash.0;
+        let index = self.users.insert(User {
+            user,
+            newest: [NONE; PRECEDENCE.len()],
+            version: Version::default(),
+            since_unix_ms: 0,
+            heard_unix_ms: 0,
+            gone: GoneLinks::default(),
+            extra: None,
+            places: 0,
+            open: 0,
+            status: PresenceStatus::Offline,
+            was_seen: false,
+        });
+        self.users_by_hash.insert(hash, index, |other| self.users[other].user.hash.0);
+        index
+    }
+
+    /// The user that is gone for the longest is as one who was never seen; `busy` is looked after by the caller.
+    fn forget_longest_gone(&mut self, busy: u32) {
+        let Some(user) = self.gone.pop_oldest(&mut self.users) else { return };
+        self.floor = self.floor.max(self.users[user].version);
+        self.users[user].was_seen = false;
+        if user != busy {
+            self.tidy(user);
+        }
+    }
+
+    /// Lets go of a user, or of parts of it, of whom there is nothing to know.
+    fn tidy(&mut self, user: u32) {
+        let record = &mut self.users[user];
+        if record.extra.as_ref().is_some_and(|extra| extra.is_empty()) {
+            record.extra = None;
+            self.pointed_bytes -= size_of::<UserExtra>();
+        }
+        if record.places == 0 && record.extra.is_none() && !record.was_seen {
+            self.users_by_hash.remove(record.user.hash.0, user);
+            self.pointed_bytes -= record.user.id.heap_bytes();
+            self.users.remove(user);
+        }
+    }
+
+    /// Puts a place into its user's list of its status, by the order in which places spoke.
     fn link(&mut self, place: u32) {
-        let (user, rank) = (self.places[place].user, rank(self.places[place].status));
-        let older = std::mem::replace(&mut self.users[user].newest[rank], place);
-        self.places[place].newer = NONE;
+        let Place { user, status, order, .. } = self.places[place];
+        let rank = rank(status);
+        let (mut newer, mut older) = (NONE, self.users[user].newest[rank]);
+        // What has just spoken comes first; only what counts again after a while has a way to go.
+        while older != NONE && self.places[older].order.wrapping_sub(order).cast_signed() > 0 {
+            (newer, older) = (older, self.places[older].older);
+        }
+        self.places[place].newer = newer;
         self.places[place].older = older;
         if older != NONE {
             self.places[older].newer = place;
+        }
+        if newer == NONE {
+            self.users[user].newest[rank] = place;
+        } else {
+            self.places[newer].older = place;
         }
     }
 
@@ -188,6 +904,69 @@ impl Partition {
         if older != NONE {
             self.places[older].newer = newer;
         }
+    }
+
+    /// Puts a place before its user's other places in their grace.
+    fn link_ended(&mut self, place: u32) {
+        let user = self.places[place].user;
+        let extra = self.user_extra(user);
+        let older = std::mem::replace(&mut extra.ended_newest, place);
+        self.set_ended(place, |ended| ended.older = older);
+        self.set_ended(older, |ended| ended.newer = place);
+    }
+
+    fn unlink_ended(&mut self, place: u32) {
+        let user = self.places[place].user;
+        let Some(Ended { newer, older, .. }) = self.ended_of(place) else { return };
+        if newer == NONE
+            && let Some(extra) = &mut self.users[user].extra
+        {
+            extra.ended_newest = older;
+        }
+        self.set_ended(newer, |ended| ended.older = older);
+        self.set_ended(older, |ended| ended.newer = newer);
+    }
+
+    fn set_ended(&mut self, place: u32, set: impl FnOnce(&mut Ended)) {
+        let ended = self.places.get_mut(place).and_then(|place| place.extra.as_mut()?.ended.as_mut());
+        if let Some(ended) = ended {
+            set(ended);
+        }
+    }
+}
+
+/// What an entry of a user's followers takes, with its share of the list.
+const FOLLOWER_BYTES: usize = 8;
+
+impl Default for UserExtra {
+    fn default() -> Self {
+        Self { followers: Vec::new(), rooms: Vec::new(), ended_newest: NONE, own: None }
+    }
+}
+
+impl UserExtra {
+    fn is_empty(&self) -> bool {
+        self.followers.is_empty() && self.rooms.is_empty() && self.ended_newest == NONE && self.own.is_none()
+    }
+}
+
+impl Place {
+    fn pointed_bytes(&self) -> usize {
+        let Some(extra) = &self.extra else { return 0 };
+        let metadata = extra.metadata.as_ref().map_or(0, |metadata| size_of::<Metadata>() + metadata.as_str().len());
+        size_of::<PlaceExtra>() + metadata + extra.rooms.len() * size_of::<RoomRef>()
+    }
+}
+
+impl PlaceExtra {
+    fn is_empty(&self) -> bool {
+        self.metadata.is_none() && self.rooms.is_empty() && self.ended.is_none()
+    }
+}
+
+impl AsMut<GoneLinks> for User {
+    fn as_mut(&mut self) -> &mut GoneLinks {
+        &mut self.gone
     }
 }
 
@@ -216,8 +995,305 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::change::UserHasher;
+    use super::super::change::NameHasher;
     use super::*;
+    use crate::protocol::message::{ClientMessage, Parser};
+    use crate::protocol::room_name::RoomName;
+    use crate::protocol::user_id::UserId;
+
+    const TERMS: PartitionTerms =
+        PartitionTerms { partitions: 2, grace_ms: 10_000, resume_ms: 30_000, sessions_max: 100, last_seen_max: 100 };
+
+    /// A partition, the time, and what it posted.
+    struct World {
+        partition: Partition,
+        at: Moment,
+        posts: Posts,
+        hasher: NameHasher,
+    }
+
+    impl World {
+        fn new(terms: PartitionTerms) -> Self {
+            let at = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
+            Self { partition: Partition::new(terms), at, posts: Posts::default(), hasher: NameHasher::default() }
+        }
+
+        fn user(&self, name: &str) -> UserRef {
+            let id = UserId::parse(name).unwrap();
+            UserRef { hash: self.hasher.user(&id), id }
+        }
+
+        fn room(&self, name: &str) -> RoomRef {
+            RoomRef::new(RoomName::parse(name).unwrap(), &self.hasher)
+        }
+
+        fn open(&mut self, index: u32, name: &str, status: Option<Status>, predecessor: Predecessor) {
+            let (user, session) = (Box::new(self.user(name)), SessionKey(u64::from(index)));
+            self.happen(index, Happening::Opened { user, session, status, predecessor });
+        }
+
+        fn happen(&mut self, index: u32, what: Happening) {
+            let event = PresenceEvent { connection: key(index), what };
+            self.partition.handle(self.at, event, &mut self.posts);
+        }
+
+        fn update(&mut self, index: u32, status: Status) {
+            self.happen(index, Happening::Updated { status, metadata: MetadataUpdate::Keep });
+        }
+
+        fn end(&mut self, index: u32, cause: EndCause) {
+            let (heard_unix_ms, ended_ms) = (self.at.unix_ms - 7, self.at.elapsed_ms);
+            self.happen(index, Happening::Ended { cause, heard_unix_ms, ended_ms });
+        }
+
+        fn pass(&mut self, ms: u64) {
+            let end_ms = self.at.elapsed_ms + ms;
+            while let Some(due_ms) = self.partition.deadline_ms().filter(|&due_ms| due_ms <= end_ms) {
+                self.set(due_ms);
+                self.partition.tick(self.at, &mut self.posts);
+            }
+            self.set(end_ms);
+        }
+
+        fn set(&mut self, elapsed_ms: u64) {
+            self.at.unix_ms += elapsed_ms - self.at.elapsed_ms;
+            self.at.elapsed_ms = elapsed_ms;
+        }
+
+        fn json(&self, name: &str) -> String {
+            let seen = self.partition.seen(&self.user(name));
+            seen.map_or_else(String::new, |told| told.json().to_owned())
+        }
+
+        /// What shard 1 was told of users since this was last asked: their JSON, the own view behind a slash.
+        fn told(&mut self) -> Vec<String> {
+            let of = |post| match post {
+                (1, Post::Told(UserNews { told, own, .. })) => {
+                    let own = own.map(|own| format!(" / {}", own.json())).unwrap_or_default();
+                    Some(format!("{}{own}", told.json()))
+                }
+                _ => None,
+            };
+            self.posts.take().filter_map(of).collect()
+        }
+
+        /// What the partition of a room was told of it since this was last asked.
+        fn members(&mut self) -> Vec<(String, bool)> {
+            let of = |post| match post {
+                (_, Post::Member { room, is_member, .. }) => Some((room.name().as_str().to_owned(), is_member)),
+                _ => None,
+            };
+            self.posts.take().filter_map(of).collect()
+        }
+    }
+
+    fn key(index: u32) -> ConnectionKey {
+        ConnectionKey { shard: index % 2, index, generation: 1 }
+    }
+
+    fn metadata(number: usize) -> Metadata {
+        let mut text =
+            format!(r#"{{"type":"PRESENCE_UPDATE","payload":{{"status":"away","metadata":{{"n":{number}}}}}}}"#)
+                .into_bytes();
+        match Parser::new().parse(&mut text).body {
+            Ok(ClientMessage::PresenceUpdate { metadata: MetadataUpdate::Replace(metadata), .. }) => metadata,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_return_within_the_grace_is_told_to_nobody_and_the_end_of_the_grace_is() {
+        let mut world = World::new(TERMS);
+        let ana = world.user("ana");
+        world.open(0, "ana", Some(Status::Away), Predecessor::Unnamed);
+        world.partition.follow(1, ana, &mut world.posts);
+        let first = r#"{"userId":"ana","status":"away","since":"1970-01-01T00:16:40.000Z"}"#;
+        assert_eq!(world.told(), [first]);
+        world.end(0, EndCause::Lost);
+        assert_eq!(world.partition.users(), 0);
+        world.pass(9_999);
+        world.open(2, "ana", None, Predecessor::Unnamed);
+        world.pass(60_000);
+        assert_eq!((world.told(), world.json("ana")), (vec![], first.to_owned()));
+        world.end(2, EndCause::Lost);
+        world.pass(9_999);
+        assert_eq!(world.told(), [""; 0]);
+        world.pass(1);
+        let gone = r#"{"userId":"ana","status":"offline","since":"1970-01-01T00:17:59.999Z","lastSeen":"1970-01-01T00:17:49.992Z"}"#;
+        assert_eq!(world.told(), [gone]);
+    }
+
+    #[test]
+    fn who_says_goodbye_or_was_silent_has_no_grace_and_ends_alone() {
+        for cause in [EndCause::Asked, EndCause::Silent] {
+            let mut world = World::new(TERMS);
+            world.open(0, "ana", None, Predecessor::Unnamed);
+            world.open(2, "ana", Some(Status::Busy), Predecessor::Unnamed);
+            world.end(2, cause);
+            assert!(world.json("ana").contains("online"));
+            world.end(0, EndCause::Lost);
+            world.open(4, "ana", Some(Status::Busy), Predecessor::None);
+            world.end(4, cause);
+            assert!(world.json("ana").contains("online"), "the other one is in its grace");
+            world.pass(10_000);
+            assert!(world.json("ana").contains("offline"));
+            world.pass(30_000);
+            assert!(world.partition.places.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_session_is_resumed_with_all_it_had_while_it_is_there_or_kept() {
+        for (wait_ms, resumes) in [(None, true), (Some(9_000), true), (Some(29_999), true), (Some(30_000), false)] {
+            let mut world = World::new(TERMS);
+            let (ana, lobby) = (world.user("ana"), world.room("lobby"));
+            world.open(0, "ana", None, Predecessor::Unnamed);
+            let update = Happening::Updated { status: Status::Busy, metadata: MetadataUpdate::Replace(metadata(1)) };
+            world.happen(0, update);
+            world.happen(0, Happening::Joined(lobby.clone()));
+            world.partition.follow(1, ana, &mut world.posts);
+            if let Some(wait_ms) = wait_ms {
+                world.end(0, EndCause::Lost);
+                world.pass(wait_ms);
+            }
+            let was_told_gone = world.told().last().unwrap().contains("offline");
+            assert_eq!(was_told_gone, wait_ms.is_some_and(|wait_ms| wait_ms >= 10_000));
+            world.open(2, "ana", None, Predecessor::Session(SessionKey(0)));
+            let posts: Vec<Post> = world.posts.take().map(|(_, post)| post).collect();
+            let opened = posts.iter().find_map(|post| match post {
+                Post::Opened { connection, resumed } => Some((*connection, *resumed)),
+                _ => None,
+            });
+            assert_eq!(opened, Some((key(2), resumes)), "{wait_ms:?}");
+            let replaced = posts.iter().any(|post| matches!(post, Post::Replaced(old) if *old == key(0)));
+            assert_eq!(replaced, wait_ms.is_none());
+            let rooms = posts.iter().any(|post| matches!(post, Post::Rooms { rooms, .. } if *rooms == [lobby.clone()]));
+            assert_eq!(rooms, resumes);
+            let changes = posts.iter().filter(|post| matches!(post, Post::Told(_))).count();
+            assert_eq!(changes, usize::from(was_told_gone));
+            assert_eq!(world.json("ana").contains(r#""busy","metadata":{"n":1}"#), resumes);
+            world.open(4, "ana", None, Predecessor::Session(SessionKey(0)));
+            assert!(world.posts.take().any(|(_, post)| matches!(post, Post::Opened { resumed: false, .. })));
+        }
+    }
+
+    #[test]
+    fn a_session_that_said_goodbye_and_one_of_another_user_are_not_resumed() {
+        let mut world = World::new(TERMS);
+        world.open(0, "ana", None, Predecessor::Unnamed);
+        world.open(2, "bob", None, Predecessor::Session(SessionKey(0)));
+        assert!(world.posts.take().any(|(_, post)| matches!(post, Post::Opened { resumed: false, .. })));
+        world.end(0, EndCause::Asked);
+        world.open(4, "ana", None, Predecessor::Session(SessionKey(0)));
+        assert!(world.posts.take().any(|(_, post)| matches!(post, Post::Opened { resumed: false, .. })));
+    }
+
+    #[test]
+    fn an_end_that_is_heard_of_after_the_return_gives_its_place_to_it() {
+        let mut world = World::new(TERMS);
+        let lobby = world.room("lobby");
+        world.open(0, "ana", Some(Status::Busy), Predecessor::Unnamed);
+        world.happen(0, Happening::Joined(lobby.clone()));
+        world.open(1, "ana", None, Predecessor::Unnamed);
+        world.pass(999);
+        world.members();
+        world.end(0, EndCause::Lost);
+        world.pass(60_000);
+        assert_eq!((world.partition.users_with(Status::Busy), world.members()), (1, vec![]));
+        world.update(1, Status::Away);
+        assert!(world.json("ana").contains("away"));
+        // Too late, or with a word of its own, it is another connection.
+        world.open(2, "ana", None, Predecessor::Unnamed);
+        world.pass(1_001);
+        world.end(1, EndCause::Lost);
+        assert_eq!(world.partition.users_with(Status::Online), 1);
+        world.pass(10_000);
+        assert_eq!(world.members(), [("lobby".to_owned(), false)]);
+    }
+
+    #[test]
+    fn the_invisible_are_as_offline_as_they_were() {
+        let mut world = World::new(TERMS);
+        let ana = world.user("ana");
+        world.partition.follow(1, ana.clone(), &mut world.posts);
+        let never = r#"{"userId":"ana","status":"offline"}"#;
+        assert_eq!(world.told(), [never]);
+        world.open(0, "ana", Some(Status::Invisible), Predecessor::Unnamed);
+        world.end(0, EndCause::Asked);
+        assert_eq!((world.told(), world.json("ana")), (vec![], never.to_owned()));
+        // Her own connection sees it, where she is online others see her leave.
+        world.open(1, "ana", None, Predecessor::Unnamed);
+        world.happen(1, Happening::Joined(world.room("lobby")));
+        assert_eq!(world.told().len(), 1);
+        world.pass(500);
+        world.open(3, "ana", Some(Status::Invisible), Predecessor::Unnamed);
+        let hidden = r#"{"userId":"ana","status":"offline","since":"1970-01-01T00:16:40.500Z","lastSeen":"1970-01-01T00:16:40.500Z"}"#;
+        let own = r#"{"userId":"ana","status":"invisible","since":"1970-01-01T00:16:40.500Z"}"#;
+        assert_eq!(world.told(), [format!("{hidden} / {own}")]);
+        world.pass(500);
+        world.end(1, EndCause::Asked);
+        world.happen(3, Happening::Joined(world.room("lobby")));
+        assert_eq!(world.members(), []);
+        world.end(3, EndCause::Lost);
+        world.pass(60_000);
+        assert_eq!((world.told(), world.json("ana")), (vec![], hidden.to_owned()));
+    }
+
+    #[test]
+    fn a_member_leaves_its_rooms_while_it_is_invisible() {
+        let mut world = World::new(TERMS);
+        world.open(0, "ana", None, Predecessor::Unnamed);
+        for room in ["lobby", "lobby", "den"] {
+            world.happen(0, Happening::Joined(world.room(room)));
+        }
+        assert_eq!(world.members(), [("lobby".to_owned(), true), ("den".to_owned(), true)]);
+        world.update(0, Status::Invisible);
+        assert_eq!(world.members(), [("lobby".to_owned(), false), ("den".to_owned(), false)]);
+        world.happen(0, Happening::Left(world.room("den")));
+        assert_eq!(world.members(), []);
+        world.update(0, Status::Online);
+        assert_eq!(world.members(), [("lobby".to_owned(), true)]);
+        assert_eq!((0..2).map(|shard| world.partition.ties(shard)).sum::<u32>(), 1);
+        world.end(0, EndCause::Lost);
+        assert_eq!(world.members(), []);
+        world.pass(10_000);
+        assert_eq!(world.members(), [("lobby".to_owned(), false)]);
+        assert_eq!((0..2).map(|shard| world.partition.ties(shard)).sum::<u32>(), 0);
+    }
+
+    #[test]
+    fn who_is_gone_the_longest_is_forgotten_first_as_if_never_seen() {
+        let mut world = World::new(PartitionTerms { last_seen_max: 2, ..TERMS });
+        for (index, name) in ["ana", "bob", "eve"].into_iter().enumerate() {
+            world.open(index as u32, name, None, Predecessor::Unnamed);
+            world.end(index as u32, EndCause::Asked);
+            world.pass(10);
+        }
+        assert!(world.json("ana").is_empty() && world.json("bob").contains("lastSeen"));
+        world.partition.follow(1, world.user("ana"), &mut world.posts);
+        let floor = world.partition.seen(&world.user("ana")).unwrap().version;
+        assert!(floor > Version::default() && floor < world.partition.seen(&world.user("bob")).unwrap().version);
+    }
+
+    #[test]
+    fn kept_sessions_are_bounded() {
+        let mut world = World::new(PartitionTerms { sessions_max: 3, ..TERMS });
+        for index in 0..10 {
+            world.open(index, "ana", None, Predecessor::None);
+            world.end(index, EndCause::Silent);
+        }
+        assert_eq!((world.partition.places.len(), world.partition.kept_count), (3, 3));
+        world.open(20, "ana", None, Predecessor::Session(SessionKey(9)));
+        assert!(world.posts.take().any(|(_, post)| matches!(post, Post::Opened { resumed: true, .. })));
+    }
+
+    #[test]
+    fn an_event_of_a_connection_that_is_not_known_changes_nothing() {
+        let mut world = World::new(TERMS);
+        world.end(0, EndCause::Lost);
+        world.update(0, Status::Away);
+        assert!(world.partition.users() == 0 && world.partition.is_empty());
+    }
 
     /// What the rules say, by the slowest way: every connection with the time of its last word.
     #[derive(Default)]
@@ -233,24 +1309,6 @@ mod tests {
                 let newest = of_user().filter(|(_, status, ..)| status == wanted).max_by_key(|(.., set_at)| *set_at)?;
                 Some((newest.1, newest.2))
             })
-        }
-    }
-
-    fn user(number: usize) -> UserId {
-        UserId::parse(&format!("user-{number}")).unwrap()
-    }
-
-    fn metadata(number: usize) -> Metadata {
-        let mut text =
-            format!(r#"{{"type":"PRESENCE_UPDATE","payload":{{"status":"away","metadata":{{"n":{number}}}}}}}"#)
-                .into_bytes();
-        let mut parser = crate::protocol::message::Parser::new();
-        match parser.parse(&mut text).body {
-            Ok(crate::protocol::message::ClientMessage::PresenceUpdate {
-                metadata: MetadataUpdate::Replace(metadata),
-                ..
-            }) => metadata,
-            other => panic!("{other:?}"),
         }
     }
 
@@ -277,16 +1335,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_user_is_what_the_newest_connection_of_the_highest_status_says(steps in steps()) {
-            let (mut partition, mut model, hasher) = (Partition::default(), Model::default(), UserHasher::default());
+            let mut world = World::new(PartitionTerms { last_seen_max: 0, ..TERMS });
+            let mut model = Model::default();
             for step in steps {
                 model.clock += 1;
-                let key = |index| ConnectionKey { shard: index % 2, index, generation: 1 };
                 match step {
                     Step::Open(index, owner, status) if !model.connections.contains_key(&key(index)) => {
                         model.connections.insert(key(index), (owner, status, None, model.clock));
-                        let (user_id, connection) = (user(owner), key(index));
-                        let hash = hasher.hash(&user_id);
-                        partition.handle(PresenceEvent::Opened { connection, user_id, hash, status });
+                        world.open(index, &format!("user-{owner}"), Some(status), Predecessor::None);
                     }
                     Step::Open(..) => {}
                     Step::Update(index, status, change) => {
@@ -300,42 +1356,33 @@ mod tests {
                             1 => MetadataUpdate::Clear,
                             _ => MetadataUpdate::Replace(metadata(number)),
                         };
-                        partition.handle(PresenceEvent::Updated { connection: key(index), status, metadata });
+                        world.happen(index, Happening::Updated { status, metadata });
                     }
                     Step::End(index) => {
                         model.connections.remove(&key(index));
-                        partition.handle(PresenceEvent::Ended { connection: key(index) });
+                        world.end(index, EndCause::Asked);
                     }
                 }
                 for owner in 0..4 {
-                    let id = user(owner);
-                    let seen = partition.presence(&id, hasher.hash(&id));
-                    let seen = seen.map(|seen| (seen.status, seen.metadata.map(|metadata| metadata.as_str().to_owned())));
+                    let user = world.partition.find(&world.user(&format!("user-{owner}")));
+                    let seen = user.map(|user| world.partition.view(user));
+                    let seen = seen.map(|seen| (seen.status.unwrap(), seen.metadata.map(|metadata| metadata.as_str().to_owned())));
                     let expected = model.presence(owner);
                     let expected = expected.map(|(status, number)| (status, number.map(|n| format!(r#"{{"n":{n}}}"#))));
                     prop_assert_eq!(seen, expected);
                 }
                 for status in PRECEDENCE {
                     let expected = (0..4).filter(|&owner| model.presence(owner).is_some_and(|(is, _)| is == status));
-                    prop_assert_eq!(partition.users_with(status), expected.count());
+                    prop_assert_eq!(world.partition.users_with(status), expected.count());
                 }
             }
-            let left: Vec<_> = model.connections.keys().copied().collect();
-            for connection in left {
-                partition.handle(PresenceEvent::Ended { connection });
+            for index in 0..12 {
+                world.end(index, EndCause::Asked);
             }
-            prop_assert_eq!((partition.users(), partition.held_bytes()), (0, 0));
-            prop_assert!(partition.users.is_empty() && partition.places.is_empty());
-            prop_assert_eq!((partition.users_by_hash.len(), partition.places_by_connection.len()), (0, 0));
+            let partition = &world.partition;
+            prop_assert_eq!((partition.users(), partition.held_bytes(), partition.is_empty()), (0, 0, true));
+            let indices = [&partition.users_by_hash, &partition.places_by_connection, &partition.places_by_session];
+            prop_assert!(indices.into_iter().all(|index| index.len() == 0));
         }
-    }
-
-    #[test]
-    fn an_event_of_a_connection_that_is_not_known_changes_nothing() {
-        let mut partition = Partition::default();
-        let connection = ConnectionKey { shard: 0, index: 0, generation: 0 };
-        partition.handle(PresenceEvent::Ended { connection });
-        partition.handle(PresenceEvent::Updated { connection, status: Status::Away, metadata: MetadataUpdate::Clear });
-        assert_eq!(partition.users(), 0);
     }
 }

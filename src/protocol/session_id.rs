@@ -19,9 +19,12 @@ pub struct SessionIds {
     nonces: fastrand::Rng,
 }
 
-/// One session's id, as text.
+/// One session's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionId([u8; TEXT_BYTES]);
+pub struct SessionId {
+    text: [u8; TEXT_BYTES],
+    key: u64,
+}
 
 impl SessionIds {
     /// Ids under `secret`, which nobody else may know; `seed` must differ between issuers with the same secret.
@@ -37,14 +40,18 @@ impl SessionIds {
         bytes[NONCE_BYTES..].copy_from_slice(&self.tag(&nonce, user_id));
         let mut text = [0; TEXT_BYTES];
         BASE64URL_NOPAD.encode_mut(&bytes, &mut text);
-        SessionId(text)
+        SessionId { text, key: key_of(&nonce) }
     }
 
-    /// Whether `text` is an id that was issued to `user_id` under this secret.
-    pub fn is_genuine(&self, text: &str, user_id: &UserId) -> bool {
-        let Ok(bytes) = BASE64URL_NOPAD.decode(text.as_bytes()) else { return false };
-        let Some((nonce, tag)) = bytes.split_first_chunk::<NONCE_BYTES>() else { return false };
-        constant_time::verify_slices_are_equal(tag, &self.tag(nonce, user_id)).is_ok()
+    /// The key of the session whose id `text` is, if it was issued to `user_id` under this secret.
+    pub fn genuine_key(&self, text: &str, user_id: &UserId) -> Option<u64> {
+        if text.len() != TEXT_BYTES {
+            return None;
+        }
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+        let (nonce, tag) = bytes.split_first_chunk::<NONCE_BYTES>()?;
+        constant_time::verify_slices_are_equal(tag, &self.tag(nonce, user_id)).ok()?;
+        Some(key_of(nonce))
     }
 
     fn tag(&self, nonce: &[u8; NONCE_BYTES], user_id: &UserId) -> [u8; TAG_BYTES] {
@@ -61,8 +68,18 @@ impl SessionId {
     /// The id as clients see it.
     pub fn as_str(&self) -> &str {
         // base64url is ASCII.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
+
+    /// What tells the session from all others of this process.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+}
+
+/// Half of a nonce is enough to tell apart what the tag has shown to be genuine.
+fn key_of(nonce: &[u8; NONCE_BYTES]) -> u64 {
+    nonce.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -77,15 +94,15 @@ mod tests {
         let mut ids = SessionIds::new(&[7; 32], 1);
         let id = ids.issue(&ana);
         assert_eq!(id.as_str().len(), 43);
-        assert!(ids.is_genuine(id.as_str(), &ana));
-        assert!(SessionIds::new(&[7; 32], 2).is_genuine(id.as_str(), &ana));
-        assert!(!ids.is_genuine(id.as_str(), &bob));
-        assert!(!SessionIds::new(&[8; 32], 1).is_genuine(id.as_str(), &ana));
-        assert!(!ids.is_genuine("", &ana));
+        assert_eq!(ids.genuine_key(id.as_str(), &ana), Some(id.key()));
+        assert!(SessionIds::new(&[7; 32], 2).genuine_key(id.as_str(), &ana).is_some());
+        assert_eq!(ids.genuine_key(id.as_str(), &bob), None);
+        assert_eq!(SessionIds::new(&[8; 32], 1).genuine_key(id.as_str(), &ana), None);
+        assert_eq!(ids.genuine_key("", &ana), None);
         for position in 0..id.as_str().len() {
             let mut forged = id.as_str().to_owned().into_bytes();
             forged[position] = if forged[position] == b'A' { b'B' } else { b'A' };
-            assert!(!ids.is_genuine(&String::from_utf8(forged).unwrap(), &ana));
+            assert_eq!(ids.genuine_key(&String::from_utf8(forged).unwrap(), &ana), None);
         }
         assert_ne!(ids.issue(&ana), id);
     }

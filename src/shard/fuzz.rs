@@ -7,7 +7,7 @@ use super::sessions::{Sessions, Terms};
 use super::virtual_driver::VirtualDriver;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
-use crate::presence::change::UserHasher;
+use crate::presence::change::NameHasher;
 use crate::protocol::session_id::SessionIds;
 
 const UPGRADE: &[u8] = b"GET /?userId=ana HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -16,7 +16,7 @@ const UPGRADE: &[u8] = b"GET /?userId=ana HTTP/1.1\r\nHost: x\r\nUpgrade: websoc
 /// Rollcall's own sessions on one shard, with the same ids each time.
 pub fn rehearsed_sessions(config: &Config, metrics: &Arc<ShardMetrics>) -> Sessions {
     let ids = SessionIds::new(&[7; 32], 7);
-    Sessions::new(0, 1, Terms::new(config), UserHasher::default(), ids, Arc::clone(metrics))
+    Sessions::new(0, Terms::new(config, 1, 7, 0), NameHasher::default(), ids, Arc::clone(metrics))
 }
 
 /// Whatever bytes a connection sends and however they are cut, it is answered the same, and nothing is left of it.

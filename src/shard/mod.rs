@@ -6,6 +6,7 @@
 
 pub mod core;
 pub mod driver;
+pub mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod outbox;
@@ -15,6 +16,8 @@ pub mod virtual_driver;
 
 #[doc(hidden)]
 pub use fuzz::fuzz;
+
+use crate::presence::change::Moment;
 
 /// One connection of a shard. A later connection in the same slot has another generation, so that what is late for
 /// one never reaches the next.
@@ -40,5 +43,10 @@ impl Now {
     /// Milliseconds since the process began to serve.
     pub fn elapsed_ms(self) -> u64 {
         self.elapsed_ns / 1_000_000
+    }
+
+    /// The same in the words of presence.
+    pub fn moment(self) -> Moment {
+        Moment { elapsed_ms: self.elapsed_ms(), unix_ms: self.unix_ms }
     }
 }

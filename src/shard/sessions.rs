@@ -1,41 +1,54 @@
 //! What Rollcall's messages do: the [`Application`] of the product.
 //!
-//! A connection's messages are answered here, and what they say about its user goes to the user's partition: this
-//! shard's own, or by mail to another's.
+//! A connection's messages are answered here, and what they say about its user goes to the user's partition; what is
+//! to be told of others comes from the [`Exchange`].
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Application, Close, Ending, Opened, Verdict};
-use super::outbox::Outbox;
+use super::core::{Action, Application, Cause, Close, Delivery, Ending, Opened, Verdict};
+use super::exchange::{Exchange, ExchangeTerms, Mail};
 use super::{ConnectionId, Now};
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
-use crate::presence::change::{ConnectionKey, PresenceEvent, UserHasher};
-use crate::presence::partition::Partition;
+use crate::presence::change::{
+    ConnectionKey, EndCause, Happening, NameHash, NameHasher, Post, Predecessor, PresenceEvent, RoomRef, SessionKey,
+    UserRef,
+};
+use crate::presence::watch::{Refused, Said, Watched};
 use crate::protocol::assembly::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::InvalidMessage;
 use crate::protocol::frame::write_text;
 use crate::protocol::handshake::Upgrade;
 use crate::protocol::message::{
-    ClientMessage, ConnectFields, MessageId, MetadataUpdate, Parsed, Parser, write_ack, write_connect, write_error,
-    write_heartbeat_ack,
+    ClientMessage, ConnectFields, MessageId, MetadataUpdate, Parsed, Parser, Unwatch, Watch, write_ack, write_connect,
+    write_error, write_heartbeat_ack,
 };
 use crate::protocol::query::Query;
-use crate::protocol::session_id::SessionIds;
+use crate::protocol::room_name::RoomName;
+use crate::protocol::session_id::{SessionId, SessionIds};
 use crate::protocol::status::Status;
 use crate::protocol::timestamp::Timestamp;
+use crate::slab::NONE;
 
 /// Bad messages in a row after which a connection is closed with 1008.
 pub const BAD_MESSAGES_MAX: u8 = 20;
 
+/// How long CONNECT waits for what becomes of the session that was named, in milliseconds.
+const RESUME_ANSWER_MS: u64 = 1_000;
+
 /// What is kept for each open connection.
 #[derive(Debug)]
 pub struct Session {
-    /// Where its user lives.
-    partition: u16,
+    /// The hash of its user, which says where the user lives.
+    user: NameHash,
+    /// What it watches and which rooms it is in; [`NONE`] while that is nothing.
+    watcher: u32,
     bad_in_a_row: u8,
+    /// Whether CONNECT waits for what becomes of the session that was named.
+    is_opening: bool,
 }
 
 /// What is the same for all sessions of a process.
@@ -46,17 +59,20 @@ pub struct Terms {
     silence_max: Duration,
     reconnect_min: Duration,
     reconnect_max: Duration,
+    exchange: ExchangeTerms,
 }
 
 impl Terms {
-    /// The terms that `config` sets.
-    pub fn new(config: &Config) -> Self {
+    /// The terms that `config` sets for `shards` shards. `process` names the process to those who keep cursors, and
+    /// `began_unix_ms` is when it began to serve.
+    pub fn new(config: &Config, shards: usize, process: u32, began_unix_ms: u64) -> Self {
         Self {
             silence: config.heartbeat_timeout,
             silence_min: config.heartbeat_timeout_min,
             silence_max: config.heartbeat_timeout_max,
             reconnect_min: config.reconnect_min,
             reconnect_max: config.reconnect_max,
+            exchange: ExchangeTerms::new(config, shards, process, began_unix_ms),
         }
     }
 
@@ -85,44 +101,73 @@ pub struct Sessions {
 struct State {
     shard: u32,
     terms: Terms,
-    hasher: UserHasher,
+    hasher: NameHasher,
     session_ids: SessionIds,
-    partition: Partition,
-    outboxes: Vec<Outbox>,
+    exchange: Exchange,
+    /// Connections whose CONNECT waits for what becomes of the session that they named.
+    openings: HashMap<ConnectionKey, Opening>,
+    /// The same in the order of their patience's end.
+    opening_order: VecDeque<(u64, ConnectionKey)>,
+    /// What is to be done of the shard's own accord.
+    actions: VecDeque<Action>,
     clock: WrittenClock,
-    /// Whether `memory_limit` leaves no room for metadata.
+    now: Now,
+    /// Whether `memory_limit` leaves no room for what grows.
     memory_full: bool,
     metrics: Arc<ShardMetrics>,
 }
 
+/// A connection whose CONNECT waits.
+#[derive(Debug)]
+struct Opening {
+    user: UserRef,
+    session_id: SessionId,
+    status: Option<Status>,
+    silence_ms: u32,
+    /// Whether its session was resumed, once that is known.
+    resumed: Option<bool>,
+}
+
 impl Sessions {
-    /// The sessions of shard `shard` of `shards`. `hasher` is the same for all of them.
+    /// The sessions of shard `shard`. `hasher` is the same for all of them.
     pub fn new(
         shard: usize,
-        shards: usize,
         terms: Terms,
-        hasher: UserHasher,
+        hasher: NameHasher,
         session_ids: SessionIds,
         metrics: Arc<ShardMetrics>,
     ) -> Self {
         let state = State {
             shard: shard as u32,
+            exchange: Exchange::new(shard, terms.exchange.clone()),
             terms,
             hasher,
             session_ids,
-            partition: Partition::default(),
-            outboxes: (0..shards).map(|_| Outbox::default()).collect(),
+            openings: HashMap::new(),
+            opening_order: VecDeque::new(),
+            actions: VecDeque::new(),
             clock: WrittenClock::default(),
+            now: Now::default(),
             memory_full: false,
             metrics,
         };
         Self { parser: Parser::new(), state }
     }
+
+    /// What this shard knows with the others together.
+    pub fn exchange(&self) -> &Exchange {
+        &self.state.exchange
+    }
+
+    /// Whether nothing is left of anybody who connected.
+    pub fn is_empty(&self) -> bool {
+        self.state.exchange.is_empty() && self.state.openings.is_empty() && self.state.actions.is_empty()
+    }
 }
 
 impl Application for Sessions {
     type Session = Session;
-    type Mail = Vec<PresenceEvent>;
+    type Mail = Mail;
 
     fn open(
         &mut self,
@@ -133,7 +178,7 @@ impl Application for Sessions {
     ) -> Result<Opened<Session>, Close> {
         let query =
             Query::parse(upgrade.query).map_err(|invalid| Close::new(CloseCode::Protocol, invalid.to_string()))?;
-        self.state.clock.set(now);
+        self.state.set_now(now);
         Ok(self.state.connect(connection, query, out))
     }
 
@@ -145,7 +190,7 @@ impl Application for Sessions {
         mut message: Message<'_>,
         out: &mut Vec<u8>,
     ) -> Verdict {
-        self.state.clock.set(now);
+        self.state.set_now(now);
         let Parsed { id, body } = self.parser.parse(&mut message.payload);
         match body {
             Ok(body) => self.state.act(connection, session, body, id.as_ref(), out),
@@ -154,7 +199,7 @@ impl Application for Sessions {
     }
 
     fn overflow(&mut self, now: Now, out: &mut Vec<u8>) {
-        self.state.clock.set(now);
+        self.state.set_now(now);
         self.state.metrics.received[RECEIVED_INVALID].increment();
         self.state.answer_error(&InvalidMessage::ServerFull, None, out);
     }
@@ -164,59 +209,130 @@ impl Application for Sessions {
     }
 
     fn held_bytes(&self) -> usize {
-        self.state.partition.held_bytes()
+        self.state.exchange.held_bytes()
     }
 
-    fn ended(&mut self, _now: Now, connection: ConnectionId, session: Session, _ending: Ending) {
-        let connection = self.state.key(connection);
-        self.state.tell(usize::from(session.partition), PresenceEvent::Ended { connection });
+    fn ended(&mut self, now: Now, connection: ConnectionId, session: Session, ending: Ending) {
+        self.state.set_now(now);
+        self.state.ended(connection, &session, ending);
     }
 
-    fn receive(&mut self, _now: Now, mail: Vec<PresenceEvent>) {
-        for event in mail {
-            self.state.partition.handle(event);
-        }
+    fn tick(&mut self, now: Now) {
+        self.state.set_now(now);
+        self.state.exchange.tick(now.moment());
+        self.state.give_up_waiting();
         self.state.publish();
     }
 
-    fn take_mail(&mut self, shard: usize) -> Option<Vec<PresenceEvent>> {
-        self.state.outboxes[shard].take()
+    fn deadline_ms(&self) -> Option<u64> {
+        if !self.state.actions.is_empty() || self.state.exchange.has_tidings() {
+            return Some(0);
+        }
+        let opening = self.state.opening_order.front().map(|&(due_ms, _)| due_ms);
+        [opening, self.state.exchange.deadline_ms()].into_iter().flatten().min()
+    }
+
+    fn begin_step(&mut self, now: Now) {
+        self.state.set_now(now);
+        self.state.exchange.flush(now.moment());
+        self.state.exchange.watch.begin_step();
+    }
+
+    fn next_action(&mut self, now: Now) -> Option<Action> {
+        self.state.set_now(now);
+        self.state.next_action()
+    }
+
+    fn deliver(&mut self, now: Now, connection: ConnectionId, session: &mut Session, out: &mut Vec<u8>) -> Delivery {
+        self.state.set_now(now);
+        self.state.deliver(connection, session, out)
+    }
+
+    fn writable(&mut self, _now: Now, connection: ConnectionId, session: &mut Session) {
+        if session.is_opening {
+            self.state.actions.push_back(Action::Deliver(connection));
+        }
+        self.state.exchange.watch.writable(session.watcher);
+    }
+
+    fn receive(&mut self, now: Now, mail: Mail) {
+        self.state.set_now(now);
+        self.state.exchange.receive(now.moment(), mail);
+        self.state.publish();
+    }
+
+    fn take_mail(&mut self, shard: usize) -> Option<Mail> {
+        let at = self.state.now.moment();
+        self.state.exchange.take_mail(at, shard)
     }
 
     fn hold_mail(&mut self, shard: usize) {
-        self.state.outboxes[shard].hold();
+        self.state.exchange.hold_mail(shard);
     }
 
-    fn return_mail(&mut self, shard: usize, mail: Vec<PresenceEvent>) {
-        self.state.outboxes[shard].give_back(mail);
+    fn return_mail(&mut self, shard: usize, mail: Mail) {
+        self.state.exchange.return_mail(shard, mail);
     }
 }
 
 impl State {
+    fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.clock.set(now);
+    }
+
     fn key(&self, connection: ConnectionId) -> ConnectionKey {
         ConnectionKey { shard: self.shard, index: connection.index, generation: connection.generation }
     }
 
-    /// Opens a connection: answers CONNECT and tells its user's partition.
+    /// Opens a connection: tells its user's partition, and answers CONNECT unless that has to wait for the partition.
     fn connect(&mut self, connection: ConnectionId, query: Query, out: &mut Vec<u8>) -> Opened<Session> {
-        let silence_ms = self.terms.silence_ms(query.heartbeat_timeout_ms);
-        let session_id = self.session_ids.issue(&query.user_id);
+        let Query { user_id, status, heartbeat_timeout_ms, session } = query;
+        let silence_ms = self.terms.silence_ms(heartbeat_timeout_ms);
+        let session_id = self.session_ids.issue(&user_id);
+        let predecessor = match session {
+            None => Predecessor::Unnamed,
+            Some(text) => match self.session_ids.genuine_key(&text, &user_id) {
+                Some(key) => Predecessor::Session(SessionKey(key)),
+                None => Predecessor::None,
+            },
+        };
+        let user = UserRef { hash: self.hasher.user(&user_id), id: user_id };
+        let (hash, key) = (user.hash, self.key(connection));
+        let opening = Opening { user: user.clone(), session_id, status, silence_ms, resumed: None };
+        let mut waits = matches!(predecessor, Predecessor::Session(_));
+        let opening = if waits { self.openings.insert(key, opening) } else { Some(opening) };
+        let session = SessionKey(session_id.key());
+        self.tell(hash, connection, Happening::Opened { user: Box::new(user), session, status, predecessor });
+        self.hear_tidings();
+        if let Some(opening) = opening.or_else(|| self.take_decided(key)) {
+            self.write_connect(&opening, out);
+            waits = false;
+        } else {
+            self.opening_order.push_back((self.now.elapsed_ms() + RESUME_ANSWER_MS, key));
+        }
+        let session = Session { user: hash, watcher: NONE, bad_in_a_row: 0, is_opening: waits };
+        Opened { session, silence_ms, hold: waits }
+    }
+
+    /// The opening of a connection whose session's fate is known already, as where its partition is this shard's.
+    fn take_decided(&mut self, key: ConnectionKey) -> Option<Opening> {
+        self.openings.get(&key)?.resumed?;
+        self.openings.remove(&key)
+    }
+
+    fn write_connect(&self, opening: &Opening, out: &mut Vec<u8>) {
         let fields = ConnectFields {
-            user_id: &query.user_id,
+            user_id: &opening.user.id,
             timestamp: &self.clock.timestamp,
-            session_id: session_id.as_str(),
-            resumed: false,
-            heartbeat_timeout_ms: u64::from(silence_ms),
+            session_id: opening.session_id.as_str(),
+            resumed: opening.resumed == Some(true),
+            heartbeat_timeout_ms: u64::from(opening.silence_ms),
             reconnect_min_ms: self.terms.reconnect_min.as_millis() as u64,
             reconnect_max_ms: self.terms.reconnect_max.as_millis() as u64,
         };
         write_text(out, |out| write_connect(out, &fields));
         self.metrics.sent[SENT_CONNECT].increment();
-        let hash = self.hasher.hash(&query.user_id);
-        let partition = hash.partition(self.outboxes.len());
-        let (connection, status) = (self.key(connection), query.status.unwrap_or(Status::Online));
-        self.tell(partition, PresenceEvent::Opened { connection, user_id: query.user_id, hash, status });
-        Opened { session: Session { partition: partition as u16, bad_in_a_row: 0 }, silence_ms, hold: false }
     }
 
     /// Does what a valid message asks for, and answers it.
@@ -245,8 +361,7 @@ impl State {
                     self.answer_error(&InvalidMessage::ServerFull, id, out);
                     return Verdict::Continue;
                 }
-                let connection = self.key(connection);
-                self.tell(usize::from(session.partition), PresenceEvent::Updated { connection, status, metadata });
+                self.tell(session.user, connection, Happening::Updated { status, metadata });
                 self.acknowledge(id, out);
                 Verdict::Continue
             }
@@ -255,18 +370,198 @@ impl State {
                 self.acknowledge(id, out);
                 Verdict::Close(Close::new(CloseCode::Normal, "as asked"))
             }
-            ClientMessage::Watch(_) => self.count_and_acknowledge(RECEIVED_WATCH, id, out),
-            ClientMessage::Unwatch(_) => self.count_and_acknowledge(RECEIVED_UNWATCH, id, out),
-            ClientMessage::Join { .. } => self.count_and_acknowledge(RECEIVED_JOIN, id, out),
-            ClientMessage::Leave { .. } => self.count_and_acknowledge(RECEIVED_LEAVE, id, out),
-            ClientMessage::ClientState { .. } => self.count_and_acknowledge(RECEIVED_CLIENT_STATE, id, out),
+            ClientMessage::Watch(watch) => {
+                self.metrics.received[RECEIVED_WATCH].increment();
+                self.watch(connection, session, &watch, id, out)
+            }
+            ClientMessage::Unwatch(unwatch) => {
+                self.metrics.received[RECEIVED_UNWATCH].increment();
+                self.unwatch(session, &unwatch);
+                self.acknowledge(id, out);
+                Verdict::Continue
+            }
+            ClientMessage::Join { room } => {
+                self.metrics.received[RECEIVED_JOIN].increment();
+                self.join(connection, session, *room, id, out);
+                Verdict::Continue
+            }
+            ClientMessage::Leave { room } => {
+                self.metrics.received[RECEIVED_LEAVE].increment();
+                let room = RoomRef::new(*room, &self.hasher);
+                self.adopt_rooms(connection, session);
+                if self.exchange.watch.leave(session.watcher, &room) {
+                    self.tell(session.user, connection, Happening::Left(room));
+                }
+                self.acknowledge(id, out);
+                Verdict::Continue
+            }
+            ClientMessage::ClientState { active } => {
+                self.metrics.received[RECEIVED_CLIENT_STATE].increment();
+                let key = self.key(connection);
+                self.exchange.watch.set_active(key, session.user, &mut session.watcher, active);
+                self.acknowledge(id, out);
+                Verdict::Continue
+            }
         }
     }
 
-    fn count_and_acknowledge(&self, cell: usize, id: Option<&MessageId<'_>>, out: &mut Vec<u8>) -> Verdict {
-        self.metrics.received[cell].increment();
-        self.acknowledge(id, out);
-        Verdict::Continue
+    fn watch(
+        &mut self,
+        connection: ConnectionId,
+        session: &mut Session,
+        request: &Watch,
+        id: Option<&MessageId<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        let (at, key, is_full) = (self.now.moment(), self.key(connection), self.memory_full);
+        let hasher = &self.hasher;
+        let watched = self.exchange.with_watch(at, |table, posts| {
+            table.watch(at, key, session.user, &mut session.watcher, request, id, is_full, hasher, posts)
+        });
+        match watched {
+            Ok(Watched::Continue) => Verdict::Continue,
+            Ok(Watched::Hold) => Verdict::Hold,
+            Err(refused) => {
+                self.answer_refused(refused, id, out);
+                Verdict::Continue
+            }
+        }
+    }
+
+    fn unwatch(&mut self, session: &Session, request: &Unwatch) {
+        let hasher = &self.hasher;
+        self.exchange.with_watch(self.now.moment(), |table, posts| {
+            table.unwatch(session.watcher, request, hasher, posts);
+        });
+    }
+
+    fn join(
+        &mut self,
+        connection: ConnectionId,
+        session: &mut Session,
+        room: RoomName,
+        id: Option<&MessageId<'_>>,
+        out: &mut Vec<u8>,
+    ) {
+        self.adopt_rooms(connection, session);
+        let room = RoomRef::new(room, &self.hasher);
+        let key = self.key(connection);
+        match self.exchange.watch.join(key, session.user, &mut session.watcher, &room, self.memory_full) {
+            Ok(is_new) => {
+                if is_new {
+                    self.tell(session.user, connection, Happening::Joined(room));
+                }
+                self.acknowledge(id, out);
+            }
+            Err(refused) => self.answer_refused(refused, id, out),
+        }
+    }
+
+    /// Learns of rooms that the connection is in because it took another's place.
+    fn adopt_rooms(&mut self, connection: ConnectionId, session: &mut Session) {
+        let key = self.key(connection);
+        if let Some(rooms) = self.exchange.take_adopted(key) {
+            self.exchange.watch.adopt(key, session.user, &mut session.watcher, rooms);
+        }
+    }
+
+    fn ended(&mut self, connection: ConnectionId, session: &Session, ending: Ending) {
+        let key = self.key(connection);
+        if session.is_opening {
+            self.openings.remove(&key);
+        }
+        self.exchange.take_adopted(key);
+        if session.watcher != NONE {
+            self.exchange.with_watch(self.now.moment(), |table, posts| table.ended(session.watcher, posts));
+        }
+        let cause = match ending.cause {
+            Cause::Asked => EndCause::Asked,
+            Cause::Silent => EndCause::Silent,
+            Cause::Lost => EndCause::Lost,
+        };
+        let (ended_ms, quiet_ms) = (self.now.elapsed_ms(), self.now.elapsed_ms().saturating_sub(ending.heard_ms));
+        let heard_unix_ms = self.now.unix_ms.saturating_sub(quiet_ms);
+        self.tell(session.user, connection, Happening::Ended { cause, heard_unix_ms, ended_ms });
+    }
+
+    /// Tells the partition of a user what happened to one of the user's connections.
+    fn tell(&mut self, user: NameHash, connection: ConnectionId, what: Happening) {
+        let event = PresenceEvent { connection: self.key(connection), what };
+        let partition = user.partition(self.exchange.shards());
+        self.exchange.post(self.now.moment(), partition, Post::Presence(event));
+        if partition == self.shard as usize {
+            self.publish();
+        }
+    }
+
+    /// Takes in what partitions told of this shard's connections.
+    fn hear_tidings(&mut self) {
+        while let Some((key, resumed)) = self.exchange.next_opened() {
+            // Who has gone, or waits no longer, needs no answer.
+            if let Some(opening) = self.openings.get_mut(&key).filter(|opening| opening.resumed.is_none()) {
+                opening.resumed = Some(resumed);
+                self.actions.push_back(Action::Deliver(connection_of(key)));
+            }
+        }
+        while let Some(key) = self.exchange.next_replaced() {
+            let close = Close::new(CloseCode::Replaced, "another connection took this session's place");
+            self.actions.push_back(Action::Close(connection_of(key), close));
+        }
+    }
+
+    /// Those who have waited long enough for what becomes of their session begin anew.
+    fn give_up_waiting(&mut self) {
+        while let Some(&(due_ms, key)) = self.opening_order.front()
+            && due_ms <= self.now.elapsed_ms()
+        {
+            self.opening_order.pop_front();
+            let Some(opening) = self.openings.get_mut(&key).filter(|opening| opening.resumed.is_none()) else {
+                continue;
+            };
+            opening.resumed = Some(false);
+            let (user, status) = (opening.user.hash, opening.status.unwrap_or(Status::Online));
+            let connection = connection_of(key);
+            self.tell(user, connection, Happening::Abandoned(status));
+            self.actions.push_back(Action::Deliver(connection));
+        }
+    }
+
+    fn next_action(&mut self) -> Option<Action> {
+        self.hear_tidings();
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        let watch = &mut self.exchange.watch;
+        if let Some(key) = watch.next_released() {
+            return Some(Action::Release(connection_of(key)));
+        }
+        watch.next_due(self.now.moment()).map(|key| Action::Deliver(connection_of(key)))
+    }
+
+    fn deliver(&mut self, connection: ConnectionId, session: &mut Session, out: &mut Vec<u8>) -> Delivery {
+        if session.is_opening {
+            let Some(opening) = self.take_decided(self.key(connection)) else { return Delivery::Nothing };
+            session.is_opening = false;
+            self.write_connect(&opening, out);
+            self.actions.push_back(Action::Release(connection));
+            return Delivery::Appended;
+        }
+        let at = self.now.moment();
+        match self.exchange.watch.deliver(at, session.watcher, &self.clock.timestamp, out) {
+            Said::Nothing => Delivery::Nothing,
+            Said::State => {
+                self.metrics.sent[SENT_PRESENCE_STATE].increment();
+                Delivery::Appended
+            }
+            Said::Change => {
+                self.metrics.sent[SENT_PRESENCE_CHANGE].increment();
+                Delivery::Appended
+            }
+            Said::Shared(bytes) => {
+                self.metrics.sent[SENT_PRESENCE_CHANGE].increment();
+                Delivery::Shared(bytes)
+            }
+        }
     }
 
     /// Answers a message that has no other answer, if it asked for one.
@@ -277,20 +572,11 @@ impl State {
         }
     }
 
-    /// Tells the partition of a user what happened to one of the user's connections.
-    fn tell(&mut self, partition: usize, event: PresenceEvent) {
-        if partition == self.shard as usize {
-            self.partition.handle(event);
-            self.publish();
-        } else {
-            self.outboxes[partition].push(event);
-        }
-    }
-
     fn publish(&self) {
-        self.metrics.users_current.set(self.partition.users() as u64);
+        let partition = &self.exchange.partition;
+        self.metrics.users_current.set(partition.users() as u64);
         for (cell, status) in self.metrics.users_by_status.iter().zip(Status::ALL) {
-            cell.set(self.partition.users_with(status) as u64);
+            cell.set(partition.users_with(status) as u64);
         }
     }
 
@@ -310,12 +596,26 @@ impl State {
         Verdict::Continue
     }
 
+    fn answer_refused(&self, refused: Refused, id: Option<&MessageId<'_>>, out: &mut Vec<u8>) {
+        let max = |max: usize| u32::try_from(max).unwrap_or(u32::MAX);
+        let error = match refused {
+            Refused::TooManyUsers => InvalidMessage::TooManyUsers { max: max(self.terms.exchange.watched_users_max()) },
+            Refused::TooManyRooms => InvalidMessage::TooManyRooms { max: max(self.terms.exchange.rooms_max()) },
+            Refused::Full => InvalidMessage::ServerFull,
+        };
+        self.answer_error(&error, id, out);
+    }
+
     fn answer_error(&self, error: &InvalidMessage, id: Option<&MessageId<'_>>, out: &mut Vec<u8>) {
         self.metrics.errors[error.cell()].increment();
         self.metrics.errors_total.increment();
         self.metrics.sent[SENT_ERROR].increment();
         write_text(out, |out| write_error(out, &self.clock.timestamp, error, id));
     }
+}
+
+fn connection_of(key: ConnectionKey) -> ConnectionId {
+    ConnectionId { index: key.index, generation: key.generation }
 }
 
 /// The wall clock as text, written once a millisecond, and the commonest answer that holds it.
@@ -365,3 +665,5 @@ const SENT_CONNECT: usize = 0;
 const SENT_HEARTBEAT_ACK: usize = 1;
 const SENT_ACK: usize = 2;
 const SENT_ERROR: usize = 3;
+const SENT_PRESENCE_STATE: usize = 4;
+const SENT_PRESENCE_CHANGE: usize = 5;

@@ -12,6 +12,8 @@ mod connection;
 mod limits;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_tests;
 pub mod wheel;
 
 use std::collections::VecDeque;
@@ -94,7 +96,7 @@ pub trait Application {
     }
 
     /// A step begins, in which `out` is empty: what was shared in the last one can be shared no longer.
-    fn begin_step(&mut self) {}
+    fn begin_step(&mut self, _now: Now) {}
 
     /// What is to be done about some connection of its own accord, if anything is due by `now`.
     fn next_action(&mut self, _now: Now) -> Option<Action> {
@@ -509,7 +511,7 @@ impl<A: Application, S> Core<A, S> {
     /// Does up to `budget` of what the application wants done of its own accord; true when it may want more.
     /// Drain [`Core::poll_output`] after it.
     pub fn deliver(&mut self, now: Now, budget: usize) -> bool {
-        self.application.begin_step();
+        self.application.begin_step(now);
         for _ in 0..budget {
             match self.application.next_action(now) {
                 None => return false,

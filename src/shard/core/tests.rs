@@ -15,13 +15,13 @@ use crate::shard::virtual_driver::VirtualDriver;
 
 const HEARTBEAT: &str = r#"{"type":"HEARTBEAT"}"#;
 
-struct World {
-    driver: VirtualDriver<Sessions>,
-    metrics: Arc<ShardMetrics>,
+pub struct World {
+    pub driver: VirtualDriver<Sessions>,
+    pub metrics: Arc<ShardMetrics>,
 }
 
 impl World {
-    fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         let metrics = Arc::new(ShardMetrics::default());
         let sessions = rehearsed_sessions(config, &metrics);
         let driver = VirtualDriver::new(sessions, Limits::new(config), Arc::clone(&metrics));
@@ -29,7 +29,7 @@ impl World {
     }
 
     /// A client that has its CONNECT; what it was sent so far is put away.
-    fn client(&mut self, query: &str) -> usize {
+    pub fn client(&mut self, query: &str) -> usize {
         let peer = self.driver.connect(None);
         self.driver.send(peer, upgrade(query).as_bytes());
         let received = String::from_utf8_lossy(&self.driver.peers[peer].received).into_owned();
@@ -38,12 +38,12 @@ impl World {
         peer
     }
 
-    fn say(&mut self, peer: usize, text: &str) {
+    pub fn say(&mut self, peer: usize, text: &str) {
         self.driver.send(peer, &frame(0x81, text.as_bytes()));
     }
 
     /// What a client was sent since this was last asked.
-    fn heard(&mut self, peer: usize) -> Vec<Heard> {
+    pub fn heard(&mut self, peer: usize) -> Vec<Heard> {
         parse(&std::mem::take(&mut self.driver.peers[peer].received))
     }
 
@@ -55,9 +55,12 @@ impl World {
         assert!(self.driver.peers[peer].closed);
     }
 
-    fn assert_nothing_left(&self) {
+    fn assert_nothing_left(&mut self) {
         assert!(self.driver.core.is_empty());
+        // The grace, the time in which sessions can be resumed, and that in which it is known who left a room.
+        self.driver.pass(310_000);
         assert_eq!(self.driver.core.deadline_ms(), None);
+        assert!(self.driver.core.application_mut().is_empty());
         let metrics = &self.metrics;
         assert_eq!(metrics.connections_current.get() + metrics.sockets_current.get() + metrics.users_current.get(), 0);
         assert_eq!((metrics.queued_bytes.get(), metrics.panics_total.get()), (0, 0));
@@ -65,7 +68,7 @@ impl World {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+pub enum Heard {
     Text(String),
     Ping,
     Pong(Vec<u8>),
@@ -78,7 +81,7 @@ impl Heard {
     }
 }
 
-fn upgrade(query: &str) -> String {
+pub fn upgrade(query: &str) -> String {
     format!(
         "GET /?{query} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -323,7 +326,9 @@ fn whoever_takes_no_byte_for_the_send_timeout_is_dropped() {
 
 #[test]
 fn what_is_held_is_reckoned_to_the_byte_and_given_back() {
-    let mut world = World::new(&Config::default());
+    let (offline_grace, resume_window) = (Duration::ZERO, Duration::ZERO);
+    let config = Config { offline_grace, resume_window, last_seen_capacity: 0, ..Config::default() };
+    let mut world = World::new(&config);
     let empty = world.driver.core.held_bytes();
     let ana = world.client("userId=ana");
     let idle = world.driver.core.held_bytes();
@@ -337,8 +342,17 @@ fn what_is_held_is_reckoned_to_the_byte_and_given_back() {
     world.driver.make_room(ana, usize::MAX);
     assert_eq!(world.driver.core.held_bytes(), idle);
     world.say(ana, r#"{"type":"PRESENCE_UPDATE","payload":{"status":"away","metadata":{"a":"bcdef"}}}"#);
-    assert_eq!(world.driver.core.held_bytes(), idle + 16 + r#"{"a":"bcdef"}"#.len());
+    let with_short = world.driver.core.held_bytes();
+    assert!(with_short > idle);
+    world.say(ana, r#"{"type":"PRESENCE_UPDATE","payload":{"status":"away","metadata":{"a":"bcdefgh"}}}"#);
+    assert_eq!(world.driver.core.held_bytes(), with_short + 2);
+    world.say(ana, r#"{"type":"PRESENCE_UPDATE","payload":{"status":"away","metadata":null}}"#);
+    assert_eq!(world.driver.core.held_bytes(), idle);
+    world.say(ana, r#"{"type":"WATCH","payload":{"users":["bob","eve"],"rooms":["lobby"]}}"#);
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"den"}}"#);
+    assert!(world.driver.core.held_bytes() > idle);
     world.driver.end(ana);
+    world.driver.pass(310_000);
     assert_eq!(world.driver.core.held_bytes(), empty);
 }
 

@@ -1,0 +1,46 @@
+//! Versions by a hybrid clock (Kulkarni et al., "Logical Physical Clocks", 2014): wall time where it moves on, a count
+//! where it does not, never backwards.
+
+use crate::protocol::cursor::Version;
+
+/// Makes the versions of one partition.
+#[derive(Debug, Default)]
+pub struct VersionClock {
+    last: Version,
+}
+
+impl VersionClock {
+    /// A version after all earlier ones, of the millisecond `unix_ms` unless the clock was set back.
+    pub fn next(&mut self, unix_ms: u64) -> Version {
+        self.last = Version(self.last.0 + 1).max(Version::at_ms(unix_ms));
+        self.last
+    }
+
+    /// A version that no later one is at or below: all that was made up to it has been made.
+    pub fn horizon(&self, unix_ms: u64) -> Version {
+        Version(Version::at_ms(unix_ms).0.saturating_sub(1)).max(self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_follow_the_wall_clock_but_never_back() {
+        let mut clock = VersionClock::default();
+        let first = clock.next(1_000);
+        assert_eq!(first, Version::at_ms(1_000));
+        assert!(clock.next(1_000) > first && clock.next(900) > first);
+        assert_eq!(clock.next(2_000), Version::at_ms(2_000));
+    }
+
+    #[test]
+    fn nothing_is_made_at_or_below_the_horizon() {
+        let mut clock = VersionClock::default();
+        for unix_ms in [5, 5, 7, 3, 8] {
+            let horizon = clock.horizon(unix_ms);
+            assert!(clock.next(unix_ms) > horizon);
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! What watchers are told, as messages.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::snapshot::{RoomRest, Snapshot};
+use super::tables::{FollowedRoom, LogEntry, RoomEdge, is_own};
+use super::{Moment, Said, Told, WatchTable};
+use crate::presence::room::COUNT_INTERVAL_MS;
+use crate::protocol::cursor::{Cursor, Version};
+use crate::protocol::frame;
+use crate::protocol::message::Detail;
+use crate::protocol::message::write::{write_integer, write_json_string, write_text, write_timestamp};
+use crate::protocol::timestamp::Timestamp;
+use crate::protocol::user_id::UserId;
+
+/// The most bytes of a message's payload: below 64 KiB with what follows its lists.
+const PAYLOAD_BYTES_MAX: usize = 64 * 1024 - 256;
+
+/// How much older than the cursor a count may be that was told with it, in milliseconds: a count is told once a second
+/// at most, here and by its partition.
+const COUNT_LAG_MS: u64 = 2 * COUNT_INTERVAL_MS;
+
+/// Changes that are told in one message, or in several where they are too many.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    users: VecDeque<Arc<Told>>,
+    rooms: VecDeque<RoomChange>,
+    /// The cursor of its last message.
+    cursor: Version,
+}
+
+/// What happened in one room.
+#[derive(Debug)]
+struct RoomChange {
+    room: u32,
+    count: usize,
+    joined: VecDeque<Arc<Told>>,
+    left: VecDeque<Arc<Told>>,
+    is_truncated: bool,
+}
+
+impl Backlog {
+    /// The room is watched no more.
+    pub fn forget_room(&mut self, room: u32) {
+        self.rooms.retain(|change| change.room != room);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.rooms.is_empty()
+    }
+}
+
+impl WatchTable {
+    /// Writes the next message of a state; true when it was the last.
+    pub(super) fn write_state(
+        &mut self,
+        watcher: u32,
+        snapshot: &mut Snapshot,
+        timestamp: &Timestamp,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let mut is_last = false;
+        frame::write_text(out, |out| {
+            let mut message = Message::begin(out, "PRESENCE_STATE", &snapshot.id, timestamp);
+            self.write_state_users(watcher, snapshot, &mut message);
+            message.begin_rooms();
+            if snapshot.users_written == snapshot.users.len() {
+                self.write_state_rooms(watcher, snapshot, &mut message);
+                is_last = snapshot.rooms_written == snapshot.rooms.len();
+            }
+            let cursor = Cursor { process: self.terms.process, version: snapshot.cursor.unwrap_or_default() };
+            message.end(Some(snapshot.since.is_none()), is_last.then_some(cursor));
+        });
+        is_last
+    }
+
+    fn write_state_users(&mut self, watcher: u32, snapshot: &mut Snapshot, message: &mut Message<'_>) {
+        while let Some(&user) = snapshot.users.get(snapshot.users_written) {
+            if let Some(edge) = self.watchers[watcher].edge(user) {
+                let record = &mut self.users[user];
+                let told =
+                    record.seen_at(edge.slot).filter(|told| snapshot.since.is_none_or(|since| told.version > since));
+                if told.is_some_and(|told| !message.add(told.json())) {
+                    return;
+                }
+                record.clean(edge.slot);
+            }
+            snapshot.users_written += 1;
+        }
+    }
+
+    fn write_state_rooms(&mut self, watcher: u32, snapshot: &mut Snapshot, message: &mut Message<'_>) {
+        while let Some(asked) = snapshot.rooms.get_mut(snapshot.rooms_written) {
+            let record = &self.rooms[asked.room];
+            let Some(edge) = self.watchers[watcher].rooms.iter_mut().find(|edge| edge.room == asked.room) else {
+                snapshot.rooms_written += 1;
+                continue;
+            };
+            let since = snapshot.since;
+            let begins = asked.rest.is_none();
+            let rest = asked.rest.get_or_insert_with(|| {
+                edge.catch_up(record);
+                let left = std::mem::take(&mut asked.left);
+                // Who is back is a member.
+                let left = left.into_iter().filter(|told| !record.has_member(&told.user.id)).collect();
+                RoomRest { members: members_to_tell(record, edge, since, &asked.names), left }
+            });
+            let is_named = edge.detail == Detail::Full;
+            let is_truncated = record.is_truncated && is_named;
+            let count_moved =
+                record.version > Version::at_ms(since.unwrap_or_default().unix_ms().saturating_sub(COUNT_LAG_MS));
+            let is_worth_telling = since.is_none()
+                || !rest.members.is_empty()
+                || !rest.left.is_empty()
+                || record.version > since.unwrap_or_default()
+                || count_moved && !record.names_members_to(edge);
+            if is_worth_telling || !begins {
+                let named = (is_named && (since.is_none() || !rest.members.is_empty())).then_some("members");
+                let list = (named, &mut rest.members);
+                if !message.add_room(record, record.count_for(edge), list, &mut rest.left, is_truncated) {
+                    return;
+                }
+            }
+            snapshot.rooms_written += 1;
+        }
+    }
+
+    /// Writes the next message of what changed for a watcher, if anything did.
+    pub(super) fn deliver_change(
+        &mut self,
+        at: Moment,
+        watcher: u32,
+        timestamp: &Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Said {
+        let waiting = self.watchers[watcher].backlog.take();
+        let is_first = waiting.is_none();
+        let mut backlog = match waiting {
+            Some(backlog) => backlog,
+            None => {
+                if !self.describe_news(watcher) {
+                    return Said::Nothing;
+                }
+                if let Some(shared) = self.find_shared() {
+                    self.catch_up(watcher);
+                    self.watchers[watcher].told_until = self.cursor(at);
+                    return Said::Shared(shared);
+                }
+                let backlog = self.gather(at, watcher);
+                if !self.watchers[watcher].snapshots.is_empty() {
+                    // A room must be told anew, and whatever else changed is told with its state first.
+                    self.make_ready(watcher);
+                }
+                if backlog.is_empty() {
+                    self.watchers[watcher].told_until = backlog.cursor;
+                    return Said::Nothing;
+                }
+                Box::new(backlog)
+            }
+        };
+        let start = out.len();
+        let told_until = self.watchers[watcher].told_until;
+        frame::write_text(out, |out| {
+            let mut message = Message::begin(out, "PRESENCE_CHANGE", &[], timestamp);
+            while let Some(told) = backlog.users.front() {
+                if !message.add(told.json()) {
+                    break;
+                }
+                backlog.users.pop_front();
+            }
+            message.begin_rooms();
+            if backlog.users.is_empty() {
+                self.write_changed_rooms(&mut backlog, &mut message);
+            }
+            let version = if backlog.is_empty() { backlog.cursor } else { told_until };
+            message.end(None, Some(Cursor { process: self.terms.process, version }));
+        });
+        if backlog.is_empty() {
+            self.watchers[watcher].told_until = backlog.cursor;
+            if is_first && !self.scratch.is_empty() {
+                self.shared.push((std::mem::take(&mut self.scratch).into_boxed_slice(), start..out.len()));
+            }
+        } else {
+            self.watchers[watcher].backlog = Some(backlog);
+        }
+        if self.has_news(watcher) {
+            self.make_ready(watcher);
+        }
+        Said::Change
+    }
+
+    fn write_changed_rooms(&self, backlog: &mut Backlog, message: &mut Message<'_>) {
+        while let Some(change) = backlog.rooms.front_mut() {
+            let record = &self.rooms[change.room];
+            let joined = (!change.joined.is_empty()).then_some("joined");
+            let list = (joined, &mut change.joined);
+            if !message.add_room(record, change.count, list, &mut change.left, change.is_truncated) {
+                return;
+            }
+            backlog.rooms.pop_front();
+        }
+    }
+
+    /// Whether a watcher has changes that it was not told.
+    pub(super) fn has_news(&self, watcher: u32) -> bool {
+        let record = &self.watchers[watcher];
+        record.is_active
+            && (!record.pending.is_empty()
+                || record.backlog.is_some()
+                || record.rooms.iter().any(|edge| self.rooms[edge.room].has_news_for(edge)))
+    }
+
+    /// Forgets of a watcher's changes those that it has been told by a state.
+    pub(super) fn drop_told(&mut self, watcher: u32) {
+        let mut pending = std::mem::take(&mut self.watchers[watcher].pending);
+        pending.retain(|&user| {
+            let edge = self.watchers[watcher].edge(user);
+            edge.is_some_and(|edge| self.users[user].is_dirty_at(edge.slot))
+        });
+        self.watchers[watcher].pending = pending;
+    }
+
+    /// Puts into `scratch` what determines a watcher's next message; empty where nobody else can get the same. False
+    /// when there is nothing to be told.
+    fn describe_news(&mut self, watcher: u32) -> bool {
+        let mut key = std::mem::take(&mut self.scratch);
+        key.clear();
+        let record = &self.watchers[watcher];
+        let mut sees_own = false;
+        for &user in &record.pending {
+            key.push(user);
+            let has_own = self.users[user].own.is_some();
+            sees_own |=
+                has_own && record.edge(user).is_some_and(|edge| is_own(self.users[user].watchers[edge.slot as usize]));
+        }
+        for edge in &record.rooms {
+            let room = &self.rooms[edge.room];
+            if room.has_news_for(edge) {
+                let flags = u32::from(edge.detail == Detail::Full) | u32::from(edge.truncation_told) << 1;
+                key.extend([u32::MAX, edge.room, (edge.told >> 32) as u32, edge.told as u32, flags]);
+            }
+        }
+        let has_news = !key.is_empty();
+        if sees_own {
+            key.clear();
+        }
+        self.scratch = key;
+        has_news
+    }
+
+    fn find_shared(&self) -> Option<Range<usize>> {
+        let key = Some(&self.scratch[..]).filter(|key| !key.is_empty())?;
+        let (_, shared) = self.shared.iter().rev().find(|(other, _)| **other == *key)?;
+        Some(shared.clone())
+    }
+
+    /// Takes together what a watcher is to be told, and notes that it was.
+    fn gather(&mut self, at: Moment, watcher: u32) -> Backlog {
+        let mut backlog = Backlog { cursor: self.cursor(at), ..Backlog::default() };
+        let mut restarts = Vec::new();
+        let record = &self.watchers[watcher];
+        let mut named: HashSet<&UserId> = HashSet::new();
+        let has_rooms = !record.rooms.is_empty();
+        for &user in &record.pending {
+            let seen = record.edge(user).and_then(|edge| self.users[user].seen_at(edge.slot));
+            if let Some(told) = seen {
+                backlog.users.push_back(Arc::clone(told));
+                if has_rooms {
+                    named.insert(&self.users[user].user.id);
+                }
+            }
+        }
+        for edge in &record.rooms {
+            let room = &self.rooms[edge.room];
+            if !room.has_news_for(edge) {
+                continue;
+            }
+            if !room.names_members_to(edge) {
+                let is_truncated = room.is_truncated && edge.detail == Detail::Full;
+                let (joined, left) = (VecDeque::new(), VecDeque::new());
+                let count = room.released_count;
+                backlog.rooms.push_back(RoomChange { room: edge.room, count, joined, left, is_truncated });
+                continue;
+            }
+            let Some(net) = net_of(room, edge.told) else {
+                restarts.push(edge.room);
+                continue;
+            };
+            for told in net.changed {
+                if named.insert(&told.user.id) {
+                    backlog.users.push_back(Arc::clone(told));
+                }
+            }
+            if !net.joined.is_empty() || !net.left.is_empty() {
+                let change = RoomChange {
+                    room: edge.room,
+                    count: room.count,
+                    joined: net.joined.into_iter().cloned().collect(),
+                    left: net.left.into_iter().cloned().collect(),
+                    is_truncated: false,
+                };
+                backlog.rooms.push_back(change);
+            }
+        }
+        drop(named);
+        self.catch_up(watcher);
+        for room in restarts {
+            self.restart(watcher, room);
+        }
+        backlog
+    }
+
+    /// Notes that a watcher has been told everything.
+    fn catch_up(&mut self, watcher: u32) {
+        let mut pending = std::mem::take(&mut self.watchers[watcher].pending);
+        for user in pending.drain(..) {
+            if let Some(edge) = self.watchers[watcher].edge(user) {
+                self.users[user].clean(edge.slot);
+            }
+        }
+        let record = &mut self.watchers[watcher];
+        // What it needed in a storm it does not need at rest.
+        if pending.capacity() <= PENDING_KEPT {
+            record.pending = pending;
+        }
+        for edge in &mut record.rooms {
+            let room = &self.rooms[edge.room];
+            edge.catch_up(room);
+        }
+    }
+}
+
+/// How large a list of changed users a watcher keeps at rest.
+const PENDING_KEPT: usize = 4;
+
+/// The members of a room that a state tells.
+fn members_to_tell(
+    room: &FollowedRoom,
+    edge: &RoomEdge,
+    since: Option<Version>,
+    names: &[Arc<Told>],
+) -> VecDeque<Arc<Told>> {
+    if edge.detail == Detail::Count {
+        return VecDeque::new();
+    }
+    if room.is_truncated {
+        return names.iter().filter(|told| since.is_none_or(|since| told.version > since)).cloned().collect();
+    }
+    let is_told = |told: &Told, joined: Version| since.is_none_or(|since| told.version > since || joined > since);
+    let members = room.members.iter().filter(|(member, entry)| is_told(&member.0, entry.joined));
+    members.map(|(member, _)| Arc::clone(&member.0)).collect()
+}
+
+/// What happened in a room, taken together.
+struct Net<'a> {
+    joined: Vec<&'a Arc<Told>>,
+    left: Vec<&'a Arc<Told>>,
+    changed: Vec<&'a Arc<Told>>,
+}
+
+/// What happened in a room after `told` things had, taken together; none where that is known no more.
+fn net_of(room: &FollowedRoom, told: u64) -> Option<Net<'_>> {
+    /// Whether the user was a member before, and what was said of it last.
+    struct Course<'a> {
+        was_member: bool,
+        last: &'a LogEntry,
+    }
+    let mut order = Vec::new();
+    let mut courses: HashMap<&UserId, Course<'_>> = HashMap::new();
+    for entry in room.since(told)? {
+        let (LogEntry::Joined(told) | LogEntry::Left(told) | LogEntry::Changed(told)) = entry;
+        let was_member = !matches!(entry, LogEntry::Joined(_));
+        courses.entry(&told.user.id).and_modify(|course| course.last = entry).or_insert_with(|| {
+            order.push(&told.user.id);
+            Course { was_member, last: entry }
+        });
+    }
+    let mut net = Net { joined: Vec::new(), left: Vec::new(), changed: Vec::new() };
+    for id in order {
+        let course = &courses[id];
+        let member = room.members.get_key_value(id).map(|(member, _)| &member.0);
+        match (course.was_member, member, course.last) {
+            (true, Some(told), _) => net.changed.push(told),
+            (false, Some(told), _) => net.joined.push(told),
+            (true, None, LogEntry::Left(told) | LogEntry::Joined(told) | LogEntry::Changed(told)) => {
+                net.left.push(told)
+            }
+            (false, None, _) => {}
+        }
+    }
+    Some(net)
+}
+
+/// A message that is being written: lists of presences, then what ends it.
+struct Message<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    /// Whether the present list has an entry already.
+    has_entry: bool,
+}
+
+impl<'a> Message<'a> {
+    fn begin(out: &'a mut Vec<u8>, kind: &str, id: &[u8], timestamp: &Timestamp) -> Self {
+        let start = out.len();
+        write_text(out, r#"{"type":""#);
+        write_text(out, kind);
+        write_text(out, "\"");
+        out.extend_from_slice(id);
+        write_timestamp(out, timestamp);
+        write_text(out, r#","payload":{"users":["#);
+        Self { out, start, has_entry: false }
+    }
+
+    /// Adds an entry to the present list; false when there is no room for it.
+    fn add(&mut self, json: &str) -> bool {
+        if !self.has_room(json.len() + 1) {
+            return false;
+        }
+        self.separate();
+        write_text(self.out, json);
+        true
+    }
+
+    fn begin_rooms(&mut self) {
+        write_text(self.out, r#"],"rooms":["#);
+        self.has_entry = false;
+    }
+
+    /// Adds a room with what of its lists there is room for, which is taken out of them; true when that is all.
+    fn add_room(
+        &mut self,
+        room: &FollowedRoom,
+        count: usize,
+        list: (Option<&str>, &mut VecDeque<Arc<Told>>),
+        left: &mut VecDeque<Arc<Told>>,
+        is_truncated: bool,
+    ) -> bool {
+        let (name, presences) = list;
+        // Escapes make six bytes of one at most.
+        if !self.has_room(room.room.name().as_str().len() * 6 + 128) {
+            return false;
+        }
+        self.separate();
+        write_text(self.out, r#"{"room":"#);
+        write_json_string(self.out, room.room.name().as_str());
+        write_text(self.out, r#","count":"#);
+        write_integer(self.out, count as u64);
+        if let Some(name) = name {
+            write_text(self.out, ",\"");
+            write_text(self.out, name);
+            write_text(self.out, "\":[");
+            self.has_entry = false;
+            while let Some(told) = presences.front() {
+                if !self.add(told.json()) {
+                    break;
+                }
+                presences.pop_front();
+            }
+            write_text(self.out, "]");
+        }
+        if presences.is_empty() && !left.is_empty() {
+            write_text(self.out, r#","left":["#);
+            self.has_entry = false;
+            while let Some(told) = left.front() {
+                let id = told.user.id.as_str();
+                if !self.has_room(id.len() * 6 + 3) {
+                    break;
+                }
+                self.separate();
+                write_json_string(self.out, id);
+                left.pop_front();
+            }
+            write_text(self.out, "]");
+        }
+        if is_truncated {
+            write_text(self.out, r#","truncated":true"#);
+        }
+        write_text(self.out, "}");
+        self.has_entry = true;
+        presences.is_empty() && left.is_empty()
+    }
+
+    fn end(self, complete: Option<bool>, cursor: Option<Cursor>) {
+        write_text(self.out, "]");
+        if let Some(cursor) = cursor {
+            write_text(self.out, r#","cursor":""#);
+            write_text(self.out, cursor.to_text().as_str());
+            write_text(self.out, "\"");
+        }
+        match complete {
+            Some(true) => write_text(self.out, r#","complete":true"#),
+            Some(false) => write_text(self.out, r#","complete":false"#),
+            None => {}
+        }
+        write_text(self.out, "}}");
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.out.len() - self.start + bytes <= PAYLOAD_BYTES_MAX
+    }
+
+    fn separate(&mut self) {
+        if std::mem::replace(&mut self.has_entry, true) {
+            write_text(self.out, ",");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! States that were asked for and not told yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Told;
+use crate::protocol::cursor::Version;
+use crate::protocol::message::MessageId;
+use crate::protocol::message::write::write_id;
+
+/// A PRESENCE_STATE, while it waits for partitions or for the socket.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The `id` of its WATCH as the message carries it, the comma before it included; empty where there was none.
+    pub id: Box<[u8]>,
+    /// Only what changed after it is told; none where everything is.
+    pub since: Option<Version>,
+    pub users: Vec<u32>,
+    pub rooms: Vec<SnapshotRoom>,
+    /// How many of the users are known to have been told of by their partitions.
+    pub checked: usize,
+    /// How many of the users have been written.
+    pub users_written: usize,
+    /// How many of the rooms have been written whole.
+    pub rooms_written: usize,
+    /// The cursor of its last message, once its first was made: what changed since then is told afterwards.
+    pub cursor: Option<Version>,
+}
+
+/// A room in a state.
+#[derive(Debug)]
+pub struct SnapshotRoom {
+    pub room: u32,
+    pub awaits_answer: bool,
+    /// Of a room that is too large to be told by name, the first of its members.
+    pub names: Vec<Arc<Told>>,
+    /// Who left since the cursor.
+    pub left: Vec<Arc<Told>>,
+    /// What is still to be written of it, once that has begun.
+    pub rest: Option<RoomRest>,
+}
+
+/// What is still to be written of a room.
+#[derive(Debug)]
+pub struct RoomRest {
+    pub members: VecDeque<Arc<Told>>,
+    pub left: VecDeque<Arc<Told>>,
+}
+
+impl Snapshot {
+    /// The state that a WATCH asks for.
+    pub fn new(id: Option<&MessageId<'_>>, since: Option<Version>) -> Self {
+        let mut written = Vec::new();
+        write_id(&mut written, id);
+        Self {
+            id: written.into_boxed_slice(),
+            since,
+            users: Vec::new(),
+            rooms: Vec::new(),
+            checked: 0,
+            users_written: 0,
+            rooms_written: 0,
+            cursor: None,
+        }
+    }
+
+    /// The state of a room that nobody asked for.
+    pub fn restart(room: u32) -> Self {
+        Self { rooms: vec![SnapshotRoom::new(room, false)], ..Self::new(None, None) }
+    }
+
+    /// Whether it is the unasked state of `room`, and has not begun.
+    pub fn restarts(&self, room: u32) -> bool {
+        self.id.is_empty()
+            && self.users.is_empty()
+            && self.cursor.is_none()
+            && self.rooms.len() == 1
+            && self.rooms[0].room == room
+    }
+
+    /// The user is watched no more.
+    pub fn forget_user(&mut self, user: u32) {
+        if let Some(position) = self.users.iter().position(|&other| other == user) {
+            self.users.remove(position);
+            self.checked -= usize::from(position < self.checked);
+            self.users_written -= usize::from(position < self.users_written);
+        }
+    }
+
+    /// The room is watched no more.
+    pub fn forget_room(&mut self, room: u32) {
+        if let Some(position) = self.rooms.iter().position(|other| other.room == room) {
+            self.rooms.remove(position);
+            self.rooms_written -= usize::from(position < self.rooms_written);
+        }
+    }
+}
+
+impl SnapshotRoom {
+    pub fn new(room: u32, awaits_answer: bool) -> Self {
+        Self { room, awaits_answer, names: Vec::new(), left: Vec::new(), rest: None }
+    }
+}
