@@ -125,10 +125,12 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
+        // A file of such a name stands for the folder: `.git` does in a worktree.
+        if MADE_FOLDERS.contains(&name.as_str()) {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
-            if !MADE_FOLDERS.contains(&name.as_str()) {
-                collect(root, &entry.path(), files);
-            }
+            collect(root, &entry.path(), files);
         } else if name != "Cargo.lock" {
             files.push(entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned());
         }
