@@ -123,7 +123,7 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Refused> {
     let Some(key) = headers.only("sec-websocket-key").filter(|key| is_key(key)) else {
         return refuse(Refusal::BadKey, allow);
     };
-    let offers_subprotocol = headers.have_token("sec-websocket-protocol", SUBPROTOCOL);
+    let offers_subprotocol = headers.items("sec-websocket-protocol").any(|offer| offer == SUBPROTOCOL.as_bytes());
     Ok(Request::Upgrade(Upgrade { query, key, offers_subprotocol }))
 }
 
@@ -213,11 +213,14 @@ impl<'b> Headers<'_, 'b> {
         std::str::from_utf8(value).ok().map(str::trim_ascii)
     }
 
-    /// Whether one of the comma-separated lists under `name` holds `token`.
+    /// Whether one of the comma-separated lists under `name` holds `token`, in whatever case.
     fn have_token(&self, name: &str, token: &str) -> bool {
-        self.values(name)
-            .flat_map(|value| value.split(|&byte| byte == b','))
-            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        self.items(name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// The items of the comma-separated lists under `name`.
+    fn items(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+        self.values(name).flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
     }
 
     /// Whether a body follows, or might: any transfer coding, or a length other than one plain 0.
@@ -284,7 +287,14 @@ mod tests {
 
     #[test]
     fn only_our_subprotocol_is_taken_and_extensions_never() {
-        for (offer, taken) in [("rollcall.v1", true), ("graphql-ws, rollcall.v1", true), ("graphql-ws", false)] {
+        // A client fails the connection when another spelling comes back than it offered.
+        for (offer, taken) in [
+            ("rollcall.v1", true),
+            ("graphql-ws, rollcall.v1", true),
+            ("graphql-ws", false),
+            ("ROLLCALL.V1", false),
+            ("rollcall.v10", false),
+        ] {
             let head = format!(
                 "{UPGRADE}Sec-WebSocket-Protocol: {offer}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
             );
