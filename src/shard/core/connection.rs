@@ -129,11 +129,16 @@ impl<S, Session> Connection<S, Session> {
         let extra = self.extra.as_deref();
         let stalled = extra.filter(|extra| extra.pending_bytes() > 0);
         let stalled = stalled.map(|extra| (extra.progress_ms + limits.send_timeout_ms, Due::SendTimeout));
+        // While reading rests by our own choice, what the peer says waits in the kernel: what it takes judges it alone.
+        let held = extra.filter(|extra| extra.held).and(stalled);
         match self.phase {
             Phase::Handshake { since_ms, .. } => (since_ms + limits.handshake_timeout_ms, Due::HandshakeTimeout),
             Phase::Answering { since_ms } => (since_ms + limits.handshake_timeout_ms, Due::Forget),
             Phase::Closing { since_ms, .. } => (since_ms + limits.close_timeout_ms, Due::Forget),
             Phase::Open { message_ms, silence_ms, probed_after_ms, .. } => {
+                if let Some(held) = held {
+                    return held;
+                }
                 let probe = match (limits.probe_after_ms, probed_after_ms) {
                     (0, 0) => None,
                     (after_ms, 0) => Some((self.heard_ms + after_ms, Due::Probe)),

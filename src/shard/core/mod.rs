@@ -471,6 +471,8 @@ impl<A: Application, S> Core<A, S> {
                 let left = record.dequeue(taken, now.elapsed_ms());
                 if record.answer_bytes() < self.limits.send_queue_bytes / 2 && record.take_held() {
                     self.effects.push_back(Effect::Ready(connection));
+                    let (due_ms, _) = record.due(&self.limits);
+                    self.wheel.schedule(connection.index, due_ms.max(now.elapsed_ms()));
                 }
                 if left > 0 {
                     return;

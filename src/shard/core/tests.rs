@@ -325,6 +325,30 @@ fn whoever_takes_no_byte_for_the_send_timeout_is_dropped() {
 }
 
 #[test]
+fn whoever_takes_its_answers_slowly_is_not_taken_for_silent_while_it_is_not_read() {
+    let config = Config { send_queue: 4096, ..Config::default() };
+    let mut world = World::new(&config);
+    let ana = world.client("userId=ana");
+    world.driver.peers[ana].room = 0;
+    // Frames of 32 bytes, so that no read cuts one: a cut one would have its own time.
+    let heartbeat = frame(0x81, format!("{HEARTBEAT:26}").as_bytes());
+    world.driver.send(ana, &heartbeat.repeat(1_000));
+    for _ in 0..170 {
+        world.driver.pass(1_000);
+        world.driver.make_room(ana, 1);
+    }
+    assert!(!world.driver.peers[ana].told_end && !world.driver.peers[ana].in_kernel.is_empty());
+    // Once it is read again, its silence counts from its last message, to the tick.
+    world.driver.make_room(ana, usize::MAX);
+    assert_eq!(world.heard(ana).len(), 1_000);
+    world.driver.pass(54_000);
+    assert_eq!(world.heard(ana), [Heard::Ping]);
+    world.driver.pass(1_200);
+    world.assert_closed(ana, 4408);
+    world.assert_nothing_left();
+}
+
+#[test]
 fn what_is_held_is_reckoned_to_the_byte_and_given_back() {
     let (offline_grace, resume_window) = (Duration::ZERO, Duration::ZERO);
     let config = Config { offline_grace, resume_window, last_seen_capacity: 0, ..Config::default() };
