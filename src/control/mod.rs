@@ -11,13 +11,15 @@ pub mod http;
 pub mod pages;
 pub mod process;
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 use mio::event::Event;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
@@ -47,6 +49,9 @@ const TURN_ACCEPTS: usize = 64;
 
 /// The most messages taken from the inbox in one turn.
 const TURN_MESSAGES: usize = 256;
+
+/// Descriptors set aside, so that where the shards share the table, the port answers also when they have taken it all.
+const RESERVE: usize = 4;
 
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -97,6 +102,7 @@ pub fn run(parts: ControlParts) -> io::Result<()> {
     let mut control = Control::new(parts)?;
     let mut events = Events::with_capacity(FIRST_CONNECTION_TOKEN + CONNECTIONS_MAX);
     loop {
+        control.refill();
         let timeout = control.timeout();
         match control.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
@@ -151,6 +157,7 @@ struct Control {
     /// Until when accept rests after a failure.
     accept_pause: Option<Instant>,
     inbox_has_more: bool,
+    reserve: Vec<File>,
 }
 
 impl Control {
@@ -175,6 +182,7 @@ impl Control {
             accept_pause: None,
             // A message may have come before the poll could tell.
             inbox_has_more: true,
+            reserve: Vec::new(),
         })
     }
 
@@ -229,7 +237,7 @@ impl Control {
         }
         let was_failing = self.accept_pause.take().is_some();
         for _ in 0..TURN_ACCEPTS {
-            match self.listener.accept() {
+            match self.accept_once() {
                 Ok((socket, _)) => self.admit(Connection::new(socket, now.monotonic), now),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
@@ -249,6 +257,24 @@ impl Control {
                     }
                 },
             }
+        }
+    }
+
+    fn accept_once(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self.listener.accept() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                self.reserve.pop().map(drop).map_or(Err(error), |()| self.listener.accept())
+            }
+            accepted => accepted,
+        }
+    }
+
+    /// Fills up the reserve as soon as there are descriptors again.
+    fn refill(&mut self) {
+        while self.reserve.len() < RESERVE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            self.reserve.push(file);
         }
     }
 
@@ -330,7 +356,7 @@ mod tests {
 
     use std::collections::BTreeSet;
     use std::io::{BufRead, BufReader, Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::TcpStream;
     use std::thread::{self, JoinHandle};
 
     use crossbeam_channel::{Sender, bounded, unbounded};

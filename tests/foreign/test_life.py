@@ -1,6 +1,7 @@
 """Silence, probes, users with many connections, and the server's own end."""
 
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -191,6 +192,23 @@ def test_both_settings_of_descriptor_tables_serve_and_drain():
             assert server.exit_code() == 0
 
 
+def test_without_proc_one_descriptor_table_serves_all():
+    without_proc = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'umount -l /proc && exec "$@"', "sh"]
+    if subprocess.run([*without_proc, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        print("/proc cannot be taken away here: what happens without it is left out")
+        return
+    with Server("--shards", "2", before=without_proc) as server:
+        assert any("share the process's descriptor table" in line for line in server.log), server.log
+        # Shards wake control and each other, and control wakes shards.
+        clients = [Client(server, f"userId=u{index}") for index in range(40)]
+        server.metric_becomes("ws_clients_current", 40)
+        for _ in range(4):
+            assert health(server, control=False)[0] == 200
+        server.terminate()
+        assert {client.closed()[0] for client in clients} == {1001}
+        assert server.exit_code() == 0
+
+
 def test_a_stopped_process_cuts_nobody_whose_bytes_wait():
     with Server("--heartbeat-timeout", "2s", "--probe-after", "500ms", "--probe-timeout", "500ms") as server:
         clients = [Client(server, f"userId=u{index}") for index in range(20)]
@@ -265,14 +283,59 @@ def test_no_descriptor_left_is_a_503_and_service_goes_on():
             assert raw.message()["type"] == "CONNECT"
             raw.send_frame(TEXT, b'{"type":"HEARTBEAT"}')
             assert raw.message()["type"] == "HEARTBEAT_ACK"
-        used = cpu_seconds(server)
+        used, exhausted = cpu_seconds(server), server.metric("rollcall_accept_descriptors_exhausted_total")
         time.sleep(1)
         assert cpu_seconds(server) - used < 0.3, "accept spins where no descriptor is left"
+        told = server.metric("rollcall_accept_descriptors_exhausted_total")
+        assert told == exhausted, f"nobody knocked, and {told - exhausted} were counted"
         for raw in clients:
             raw.close()
         server.metric_becomes("ws_connections_current", 0)
         with Client(server) as client:
             assert client.is_alive()
+
+
+def test_a_drain_does_not_spin_where_no_descriptor_is_left():
+    with Server("--shards", "1", "--own-descriptor-tables", "false", "--close-timeout", "1m") as server:
+        limit = 40
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        # Who says nothing keeps the reserve too, so that accepting rests.
+        silent = [Raw.open(server, f"/?userId=u{index}") for index in range(5)]
+        silent += [Raw(server.address) for _ in range(limit)]
+        turns = 'rollcall_shard_turn_seconds_count{shard="0"}'
+        time.sleep(0.5)
+        server.terminate()
+        time.sleep(0.5)
+        began = server.metric(turns)
+        time.sleep(1)
+        assert server.metric(turns) - began < 200, "a drain spins"
+        for raw in silent:
+            raw.close()
+        assert server.exit_code() == 0
+
+
+def test_shards_are_pinned_to_the_cores_that_the_process_may_use():
+    cores = sorted(os.sched_getaffinity(0))
+
+    def pinned(server):
+        """The cores of each shard, as the kernel has them."""
+        threads = pathlib.Path(f"/proc/{server.process.pid}/task").iterdir()
+        names = {int(thread.name): (thread / "comm").read_text().strip() for thread in threads}
+        shards = sorted((name, thread) for thread, name in names.items() if name.startswith("shard-"))
+        return [os.sched_getaffinity(thread) for _, thread in shards]
+
+    with Server("--shards", "0") as server:
+        assert pinned(server) == [{core} for core in cores][: len(pinned(server))] and pinned(server)
+    with Server("--shards", "3") as server:
+        assert pinned(server) == [{cores[shard % len(cores)]} for shard in range(3)]
+    with Server("--shards", "1", "--pin", "false") as server:
+        assert pinned(server) == [set(cores)]
+    try:
+        os.sched_setaffinity(0, cores[-1:])
+        with Server("--shards", "0") as server:
+            assert pinned(server) == [{cores[-1]}]
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_both_address_families_are_served():

@@ -106,12 +106,15 @@ impl Listener {
     pub fn accept(&mut self, now_ms: u64) -> io::Result<Accepted> {
         match self.accept_once() {
             Err(error) if is_want_of_descriptors(&error) => {
-                if self.reserve.pop().is_some()
-                    && let Ok(Some(stream)) = self.accept_once()
-                {
+                let again = self.reserve.pop().map(drop).map(|()| self.accept_once());
+                if let Some(Ok(Some(stream))) = again {
                     return Ok(Accepted::OnReserve(stream));
                 }
                 self.refill();
+                // The kernel looks for a descriptor first, and only then whether anybody waits.
+                if let Some(Ok(None)) = again {
+                    return Ok(Accepted::Nobody);
+                }
                 self.resting_until_ms = Some(now_ms + REST_MS);
                 Ok(Accepted::Resting)
             }

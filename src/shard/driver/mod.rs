@@ -222,9 +222,10 @@ impl<A: Application> Shard<A> {
         if due_now || !self.parts.inbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
+        let rest = (self.accepting == Accepting::Due).then(|| self.parts.listener.resting_until_ms()).flatten();
         let wake_ms = [
             self.parts.core.deadline_ms(),
-            self.parts.listener.resting_until_ms(),
+            rest,
             self.drain_deadline_ms,
             self.mail_waits.then_some(now_ms + MAIL_RETRY_MS),
         ];
