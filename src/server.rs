@@ -1,11 +1,11 @@
 //! Config → threads → run → drain.
 
-use std::any::Any;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
 use std::sync::Arc;
 use std::thread;
 
@@ -125,7 +125,14 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         addresses.push(address);
         ends.push((poll, inbox));
     }
-    let event_descriptors = if config.own_descriptor_tables { event_descriptors() } else { Vec::new() };
+    let event_descriptors = config.own_descriptor_tables.then(event_descriptors);
+    // A shard that closed its copy of a waker would wake nobody, or write into whatever took the number.
+    let event_descriptors = event_descriptors.filter(|found| found.len() > shards);
+    if config.own_descriptor_tables && event_descriptors.is_none() {
+        tracing::warn!(
+            "the shards share the process's descriptor table: /proc does not tell which descriptors must stay"
+        );
+    }
 
     let clock = Clock::start();
     let (ready_sender, ready) = bounded(shards);
@@ -188,15 +195,12 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
     );
 
     for thread in threads {
-        thread.join().map_err(|panic| anyhow!("a shard ended by a fault: {}", words_of(&*panic)))??;
+        thread.join().map_err(|_| anyhow!("a shard ended by a fault"))?;
     }
     tracing::info!("every connection is closed");
     let _ = control_sender.send(ControlMessage::Stop);
     control_waker.wake().context("the control thread cannot be woken")?;
-    control_thread
-        .join()
-        .map_err(|panic| anyhow!("the control thread ended by a fault: {}", words_of(&*panic)))?
-        .context("the control thread cannot go on")
+    control_thread.join().map_err(|_| anyhow!("the control thread ended by a fault"))
 }
 
 type MailOf<S> = <<S as Service>::Application as Application>::Mail;
@@ -222,13 +226,14 @@ struct ShardStart<S: Service> {
     hand_over: HandOver,
     metrics: Vec<Arc<ShardMetrics>>,
     clock: Clock,
-    event_descriptors: Vec<RawFd>,
+    /// None where the table is not to be split.
+    event_descriptors: Option<Vec<RawFd>>,
 }
 
 /// A shard's thread, from its start to its end.
-fn run_shard<S: Service>(start: ShardStart<S>, ready: &Sender<anyhow::Result<Table>>) -> anyhow::Result<()> {
-    let shard = start.shard;
-    let served = catch_unwind(AssertUnwindSafe(|| {
+fn run_shard<S: Service>(start: ShardStart<S>, ready: &Sender<anyhow::Result<Table>>) {
+    let name = format!("shard {}", start.shard);
+    or_end_process(&name, || {
         let (shard, table) = match make_shard(start) {
             Ok(made) => made,
             Err(error) => {
@@ -238,13 +243,20 @@ fn run_shard<S: Service>(start: ShardStart<S>, ready: &Sender<anyhow::Result<Tab
         };
         let _ = ready.send(Ok(table));
         shard.run()
-    }));
-    match served {
-        Ok(served) => served.with_context(|| format!("shard {shard} cannot go on")),
+    });
+}
+
+/// Does a thread's work. Half a server is worse than a restart: where the work cannot go on, the process ends.
+fn or_end_process(name: &str, work: impl FnOnce() -> io::Result<()>) {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(thread = name, %error, "a thread cannot go on; the process ends");
+            process::exit(1);
+        }
         Err(_) => {
-            // Half a server is worse than a restart.
-            tracing::error!(shard, "a shard met a fault of the server's; the process ends");
-            std::process::abort();
+            tracing::error!(thread = name, "a thread met a fault of the server's; the process ends");
+            process::abort();
         }
     }
 }
@@ -257,8 +269,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
         tracing::warn!(shard, core = core.id, "the shard cannot be pinned to its core and runs where it may");
     }
     let mut table = Table::Shared;
-    if config.own_descriptor_tables {
-        let mut keep = start.event_descriptors;
+    if let Some(mut keep) = start.event_descriptors {
         keep.push(start.poll.as_raw_fd());
         match sys::own_descriptor_table(&keep) {
             Ok(_) => table = Table::Own,
@@ -314,7 +325,7 @@ fn start_control<Mail: Send + 'static>(
     lifecycle: Arc<Lifecycle>,
     shards: Vec<Arc<ShardMetrics>>,
     addresses: Vec<Address<Mail>>,
-) -> anyhow::Result<thread::JoinHandle<io::Result<()>>> {
+) -> anyhow::Result<thread::JoinHandle<()>> {
     let answering = addresses.clone();
     let draining = Arc::clone(&lifecycle);
     let mut stopping = false;
@@ -333,7 +344,7 @@ fn start_control<Mail: Send + 'static>(
         on_signal: Box::new(move |signal| {
             if stopping {
                 tracing::warn!(signal, "a second signal: the process ends at once");
-                std::process::exit(128 + signal);
+                process::exit(128 + signal);
             }
             stopping = true;
             tracing::info!(signal, "stopping: every connection is closed with 1001");
@@ -346,8 +357,10 @@ fn start_control<Mail: Send + 'static>(
     thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
-            sys::unblock_signals(&[SIGTERM, SIGINT])?;
-            control::run(parts)
+            or_end_process("control", || {
+                sys::unblock_signals(&[SIGTERM, SIGINT])?;
+                control::run(parts)
+            });
         })
         .context("the control thread cannot be started")
 }
@@ -437,7 +450,36 @@ fn report_panics() {
     }));
 }
 
-/// What a thread's panic said, where it said it in words.
-fn words_of(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().unwrap_or("no words")
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_cannot_go_on_ends_the_process() {
+        const HOW: &str = "TEST_THREAD_ENDS_BY";
+        if let Ok(how) = env::var(HOW) {
+            let _ = thread::spawn(move || {
+                or_end_process("a thread", || {
+                    assert_ne!(how, "a fault");
+                    if how == "an error" { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+                });
+            })
+            .join();
+            process::exit(42);
+        }
+        let ended = |how: &str| {
+            let name = "server::tests::a_thread_that_cannot_go_on_ends_the_process";
+            let mut test = Command::new(env::current_exe().unwrap());
+            test.args(["--exact", name]).env(HOW, how).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+        };
+        assert_eq!(ended("its end").code(), Some(42));
+        assert_eq!(ended("an error").code(), Some(1));
+        assert_eq!(ended("a fault").signal(), Some(libc::SIGABRT));
+    }
 }
