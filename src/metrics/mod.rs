@@ -70,8 +70,10 @@ pub struct ShardMetrics {
     pub connections_total: Counter,
     /// Of those, the ones that have not ended.
     pub connections_current: Gauge,
-    /// Sockets held, whatever they wait for: what `max_connections` is held against.
+    /// Sockets held, whatever they wait for.
     pub sockets_current: Gauge,
+    /// Of those, the ones that were not accepted only to be refused: what `max_connections` is held against.
+    pub admitted_current: Gauge,
     /// Users of this shard's partition with at least one open connection.
     pub users_current: Gauge,
     /// Those users by what they are, in the order of [`Status::ALL`].
@@ -127,6 +129,7 @@ impl Default for ShardMetrics {
             connections_total: Counter::default(),
             connections_current: Gauge::default(),
             sockets_current: Gauge::default(),
+            admitted_current: Gauge::default(),
             users_current: Gauge::default(),
             users_by_status: Default::default(),
             received: Default::default(),

@@ -4,7 +4,7 @@ import json
 import time
 
 from clients import KEY, Client, Raw, upgrade
-from server import Server, health
+from server import Server, eventually, health
 
 
 def get(path, *headers, method="GET", version="HTTP/1.1"):
@@ -170,3 +170,17 @@ def test_a_full_server_says_so_and_when_to_come_back():
                 time.sleep(0.05)
             else:
                 raise AssertionError("the place that became free is not given away")
+
+
+def test_who_is_refused_takes_no_place():
+    with Server("--max-connections", "2", "--shards", "1") as server:
+        clients = [Client(server) for _ in range(2)]
+        silent = [Raw(server.address) for _ in range(5)]
+        eventually(lambda: server.metric('rollcall_shard_sockets{shard="0"}'), 7, "sockets")
+        for client in clients:
+            client.close()
+        eventually(lambda: server.metric('rollcall_shard_sockets{shard="0"}'), 5, "sockets")
+        with Client(server) as client:
+            assert client.is_alive()
+        for raw in silent:
+            raw.close()

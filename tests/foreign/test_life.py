@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import subprocess
+import threading
 import time
 import types
 
@@ -239,6 +240,21 @@ def test_who_takes_nothing_is_read_no_more_and_then_ended():
             assert other.is_alive()
         server.metric_becomes("ws_connections_current", 0)
         assert server.metric('rollcall_connections_dropped_total{reason="send_timeout"}') == 1
+
+
+def test_a_flood_has_its_share_of_each_turn_and_no_more():
+    share, messages = 64, 60_000
+    with Server("--shards", "1", "--turn-messages", str(share)) as server:
+        turns = 'rollcall_shard_turn_seconds_count{shard="0"}'
+        with Raw.open(server) as raw:
+            taker = threading.Thread(target=lambda: all(iter(raw.more, False)), daemon=True)
+            taker.start()
+            began = server.metric(turns)
+            raw.send(frame(TEXT, b'{"type":"HEARTBEAT"}') * messages)
+            server.metric_becomes("ws_messages_total", messages)
+            assert server.metric(turns) - began > messages / share / 2, "one connection had more than its share"
+            raw.socket.shutdown(socket.SHUT_WR)
+            taker.join(PATIENCE)
 
 
 def test_what_came_with_the_end_of_the_stream_is_answered():

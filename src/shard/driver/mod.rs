@@ -109,7 +109,7 @@ pub struct Shard<A: Application> {
     parts: ShardParts<A>,
     metrics: Arc<ShardMetrics>,
     buffer: Vec<u8>,
-    /// Connections that were put aside with something left to read.
+    /// Connections that were put aside with something left to read, each once.
     ready: VecDeque<ConnectionId>,
     /// Connections that are looked at before they are ended.
     looks: Vec<ConnectionId>,
@@ -185,6 +185,7 @@ impl<A: Application> Shard<A> {
             self.clocked_ns = now.elapsed_ns;
 
             self.empty_inbox(now);
+            self.serve_ready(now);
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -192,7 +193,6 @@ impl<A: Application> Shard<A> {
                     token => self.serve(now, connection_of(token), event),
                 }
             }
-            self.serve_ready(now);
             self.accept(now);
             self.tick(now);
             self.deliver(now);
@@ -256,7 +256,8 @@ impl<A: Application> Shard<A> {
         if event.is_writable() {
             self.step(now, Input::Writable(connection));
         }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        let tells_of_reading = event.is_readable() || event.is_read_closed() || event.is_error();
+        if tells_of_reading && !self.is_put_aside(connection) {
             let ends = event.is_read_closed() || event.is_error();
             self.read(now, connection, ends);
         }
@@ -265,9 +266,24 @@ impl<A: Application> Shard<A> {
     fn serve_ready(&mut self, now: Now) {
         for _ in 0..self.ready.len() {
             let Some(connection) = self.ready.pop_front() else { return };
+            if let Some(socket) = self.parts.core.socket_mut(connection) {
+                socket.is_put_aside = false;
+            }
             // Whether its end was told of is not remembered: reading until nothing is left finds it.
             self.read(now, connection, true);
         }
+    }
+
+    /// Has a connection read on in the next turn: its share of this one is used up.
+    fn put_aside(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.parts.core.socket_mut(connection) else { return };
+        if !std::mem::replace(&mut socket.is_put_aside, true) {
+            self.ready.push_back(connection);
+        }
+    }
+
+    fn is_put_aside(&mut self, connection: ConnectionId) -> bool {
+        self.parts.core.socket_mut(connection).is_some_and(|socket| socket.is_put_aside)
     }
 
     /// Reads a connection until nothing is left or its share of the turn is used up.
@@ -280,16 +296,12 @@ impl<A: Application> Shard<A> {
                 Appetite::Nothing => return,
                 Appetite::Unread => {
                     self.step(now, Input::Resume(connection));
-                    // The core says by `Output::Ready` if there is more of it.
-                    if self.ready.back() != Some(&connection) {
-                        self.ready.push_back(connection);
-                    }
-                    return;
+                    return self.put_aside(connection);
                 }
                 Appetite::Read => {}
             }
             if left == 0 {
-                return self.ready.push_back(connection);
+                return self.put_aside(connection);
             }
             let Some(socket) = self.parts.core.socket_mut(connection) else { return };
             match socket.read(&mut self.buffer[..left]) {
@@ -297,7 +309,8 @@ impl<A: Application> Shard<A> {
                     let bytes = &mut self.buffer[..count];
                     self.parts.core.handle(now, Input::Received { connection, bytes });
                     self.act(now);
-                    if count < left && !until_end {
+                    // Put aside where the core left some of it for the next turn.
+                    if count < left && !until_end || self.is_put_aside(connection) {
                         return;
                     }
                     left -= count;
@@ -344,17 +357,26 @@ impl<A: Application> Shard<A> {
     fn welcome(&mut self, now: Now, stream: mio::net::TcpStream, refusal: Option<Refusal>) {
         let registry = self.parts.poll.registry();
         let core = &mut self.parts.core;
-        let accepted = core.accept(now, refusal, |id| Socket::register(stream, registry, token_of(id)));
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "a connection was dropped: the kernel takes no more descriptors into epoll");
+        let is_admitted = refusal.is_none();
+        let accepted = core.accept(now, refusal, |id| Socket::register(stream, is_admitted, registry, token_of(id)));
+        match accepted {
+            Ok(_) => self.count_admitted(i64::from(is_admitted)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was dropped: the kernel takes no more descriptors into epoll");
+            }
         }
+    }
+
+    fn count_admitted(&self, change: i64) {
+        self.metrics.admitted_current.set(self.metrics.admitted_current.get().saturating_add_signed(change));
     }
 
     /// Whether `max_connections` are open, by what the shards have published.
     fn is_full(&self) -> bool {
         let connections_max = self.parts.turn.connections_max;
         connections_max > 0
-            && self.parts.metrics.iter().map(|shard| shard.sockets_current.get()).sum::<u64>() >= connections_max as u64
+            && self.parts.metrics.iter().map(|shard| shard.admitted_current.get()).sum::<u64>()
+                >= connections_max as u64
     }
 
     /// Compares what all shards have published that they hold with what they may.
@@ -456,13 +478,15 @@ impl<A: Application> Shard<A> {
                 }
                 Output::ShutdownWrite(socket) => socket.shutdown_write(),
                 Output::Close(socket) => {
+                    let was_admitted = socket.is_admitted;
                     drop(socket);
+                    self.count_admitted(-i64::from(was_admitted));
                     if self.parts.listener.lacks_reserve() {
                         self.parts.listener.refill();
                     }
                 }
                 Output::Look(connection) => self.looks.push(connection),
-                Output::Ready(connection) => self.ready.push_back(connection),
+                Output::Ready(connection) => self.put_aside(connection),
                 Output::Plain { connection, request } => {
                     let handover = PlainHandover { shard: self.parts.shard, connection, request };
                     if self.handed_over < PLAIN_REQUESTS_MAX && (self.parts.hand_over)(handover) {

@@ -12,6 +12,10 @@ pub struct Socket {
     stream: TcpStream,
     /// Whether poll tells when it takes bytes again: asked for only once it has refused some.
     awaits_writable: bool,
+    /// Whether it is among those that are read on in the next turn.
+    pub is_put_aside: bool,
+    /// Whether it counts for `max_connections`: nobody does who was accepted only to be refused.
+    pub is_admitted: bool,
 }
 
 /// How much a socket did.
@@ -28,13 +32,13 @@ pub enum Transfer {
 }
 
 impl Socket {
-    /// Has poll tell under `token` when `stream` can be read.
+    /// Has poll tell under `token` when `stream` can be read; `is_admitted` unless it is to be refused.
     ///
     /// # Errors
     /// When the kernel does not take one more descriptor into the set.
-    pub fn register(mut stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub fn register(mut stream: TcpStream, is_admitted: bool, registry: &Registry, token: Token) -> io::Result<Self> {
         registry.register(&mut stream, token, Interest::READABLE)?;
-        Ok(Self { stream, awaits_writable: false })
+        Ok(Self { stream, awaits_writable: false, is_put_aside: false, is_admitted })
     }
 
     /// Reads what is there, up to the size of `buffer`.
