@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -161,17 +161,28 @@ impl Listener {
     }
 }
 
-/// Takes `address` for this process, without listening, and returns it with the port that it got.
+/// Takes `address` for this process, and returns it with the port that it got; nobody is taken in.
 ///
 /// Sockets that share a port by SO_REUSEPORT would also share it with those of another process of the same user;
-/// so the first socket asks for the port alone, and only when it has it, lets others of this process in.
+/// so the first socket asks for the port alone, and only when it has it, lets others of this process in. As long as it
+/// is kept, nobody else can claim the port.
 ///
 /// # Errors
 /// What the kernel says when somebody else serves there, or it cannot be had.
 pub fn claim(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let socket = tcp_socket(address)?;
     socket.bind(&address.into())?;
+    // SO_REUSEADDR is needed where connections of an earlier process linger. By it two that start at once may both have
+    // bound the port; but the kernel lets only one listen. A port of its own choice is nobody else's.
+    let may_be_bound_by_others = address.port() != 0;
+    if may_be_bound_by_others {
+        socket.listen(0)?;
+        socket.set_reuse_address(false)?;
+    }
     socket.set_reuse_port(true)?;
+    if may_be_bound_by_others {
+        socket.shutdown(Shutdown::Read)?;
+    }
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket, bound))
 }
@@ -187,4 +198,37 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 
 fn is_want_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_claimed_once_and_shared_by_those_who_have_it() {
+        let options = ListenOptions {
+            backlog: 16,
+            nodelay: true,
+            receive_buffer_bytes: 0,
+            send_buffer_bytes: 0,
+            keepalive: Duration::ZERO,
+            user_timeout: Duration::ZERO,
+        };
+        // The kernel's choice is free for whoever asks next.
+        let (_, address) = claim("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (claimed, address) = claim(address).unwrap();
+        assert_eq!(claim(address).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(net::TcpStream::connect(address).is_err(), "nobody listens yet");
+        let listeners: Vec<Listener> = (0..2).map(|_| Listener::bind(address, &options).unwrap()).collect();
+        assert_eq!(claim(address).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        drop(claimed);
+        assert_eq!(claim(address).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        let _client = net::TcpStream::connect(address).unwrap();
+        let accepted = listeners.into_iter().filter_map(|mut listener| listener.accept(0).ok());
+        assert_eq!(accepted.filter(|accepted| matches!(accepted, Accepted::Connection(_))).count(), 1);
+    }
 }
