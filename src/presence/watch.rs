@@ -95,6 +95,8 @@ pub struct WatchTable {
     shared: Vec<(Box<[u32]>, Range<usize>)>,
     scratch: Vec<u32>,
     stamp: u32,
+    /// Counts the questions that rooms' partitions were asked, so that each finds its answer.
+    questions: u32,
     /// Pairs of a watcher and a user.
     edges: usize,
     /// Bytes of presences that are kept, about.
@@ -154,6 +156,7 @@ impl WatchTable {
             shared: Vec::new(),
             scratch: Vec::new(),
             stamp: 0,
+            questions: 0,
             edges: 0,
             told_bytes: 0,
         }
@@ -190,17 +193,12 @@ impl WatchTable {
             request.users.iter().map(|id| UserRef { hash: hasher.user(id), id: id.clone() }).collect();
         users.sort_unstable_by(|one, other| (one.hash.0, &one.id).cmp(&(other.hash.0, &other.id)));
         users.dedup();
-        let mut rooms: Vec<(RoomRef, Detail)> = Vec::new();
-        for watched in &request.rooms {
-            match rooms.iter_mut().find(|(room, _)| room.name() == &watched.room) {
-                Some((_, detail)) => *detail = watched.detail,
-                None => rooms.push((RoomRef::new(watched.room.clone(), hasher), watched.detail)),
-            }
-            // No more are worth telling apart: the message is refused.
-            if rooms.len() > self.terms.rooms_max {
-                return Err(Refused::TooManyRooms);
-            }
-        }
+        let named = request.rooms.iter().map(|watched| (RoomRef::new(watched.room.clone(), hasher), watched.detail));
+        let mut rooms: Vec<(RoomRef, Detail)> = named.collect();
+        rooms.sort_by(|(one, _), (other, _)| (one.hash().0, one.name()).cmp(&(other.hash().0, other.name())));
+        // Of one that is named twice the last holds; the order of the same stays.
+        rooms.reverse();
+        rooms.dedup_by(|(later, _), (first, _)| later == first);
         self.check(*watcher, &users, &rooms, is_full)?;
 
         let watcher = self.watcher_for(connection, user, watcher);
@@ -218,12 +216,6 @@ impl WatchTable {
         for (room, detail) in rooms {
             let room = self.watch_room(watcher, room, detail, since, posts);
             snapshot.rooms.push(room);
-        }
-        let id = self.id_of(watcher);
-        for room in &snapshot.rooms {
-            if room.awaits_answer {
-                self.rooms[room.room].waiting.push_back(id);
-            }
         }
         let record = &mut self.watchers[watcher];
         record.snapshots.push_back(snapshot);
@@ -370,22 +362,22 @@ impl WatchTable {
                 self.restart(watcher, room);
             }
         }
-        if let Some(id) = waiting
+        if let Some((id, question)) = waiting
             && self.is_current(id)
         {
             let names = if is_truncated { members } else { Vec::new() };
-            let mut left: Vec<(Arc<Told>, Version)> = left;
-            let snapshots = &mut self.watchers[id.index].snapshots;
-            for snapshot in snapshots.iter_mut() {
-                if let Some(asked) = snapshot.rooms.iter_mut().find(|asked| asked.room == room && asked.awaits_answer) {
-                    asked.awaits_answer = false;
-                    asked.names = names.into_iter().map(|(told, _)| told).collect();
-                    asked.left = left.drain(..).map(|(told, _)| told).collect();
-                    if forgot {
-                        snapshot.since = None;
-                    }
-                    break;
+            for snapshot in &mut self.watchers[id.index].snapshots {
+                // Where the room was unwatched meanwhile, nobody awaits it.
+                let Some(asked) = snapshot.rooms.iter_mut().find(|asked| asked.awaits == Some(question)) else {
+                    continue;
+                };
+                asked.awaits = None;
+                asked.names = names.into_iter().map(|(told, _)| told).collect();
+                asked.left = left.into_iter().map(|(told, _)| told).collect();
+                if forgot {
+                    snapshot.since = None;
                 }
+                break;
             }
             self.wake_if_ready(id.index);
         }
@@ -620,6 +612,7 @@ impl WatchTable {
             Detail::Full => Depth::Full,
             Detail::Count => Depth::Count,
         };
+        let id = self.id_of(watcher);
         let record = &mut self.rooms[index];
         let is_known = record.depth.is_some_and(|followed| followed >= depth)
             && !(record.is_truncated && depth == Depth::Full)
@@ -627,11 +620,14 @@ impl WatchTable {
         if record.depth.is_none() {
             self.follows[partition].1 += 1;
         }
-        if !is_known {
-            record.depth = record.depth.max(Some(depth));
-            posts.send(partition, Post::FollowRoom(RoomQuestion { shard: self.shard, room, depth, since }));
+        if is_known {
+            return SnapshotRoom::new(index, None);
         }
-        SnapshotRoom::new(index, !is_known)
+        self.questions = self.questions.wrapping_add(1);
+        record.depth = record.depth.max(Some(depth));
+        record.waiting.push_back((id, self.questions));
+        posts.send(partition, Post::FollowRoom(RoomQuestion { shard: self.shard, room, depth, since }));
+        SnapshotRoom::new(index, Some(self.questions))
     }
 
     fn unwatch_user(&mut self, watcher: u32, user: u32, posts: &mut Posts) {
@@ -916,7 +912,7 @@ impl WatchTable {
             }
             snapshot.checked += 1;
         }
-        snapshot.rooms.iter().all(|room| !room.awaits_answer && self.rooms[room.room].is_live)
+        snapshot.rooms.iter().all(|room| room.awaits.is_none() && self.rooms[room.room].is_live)
     }
 
     /// Has a watcher told if the state that it waits for can be made.

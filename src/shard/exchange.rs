@@ -1,7 +1,7 @@
 //! This shard's part of what all shards know together: its partition of the users and of the rooms, who on it watches
 //! whom, and the posts that pass between these and those of other shards.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::outbox::Outbox;
@@ -93,8 +93,8 @@ pub struct Exchange {
     opened: VecDeque<(ConnectionKey, bool)>,
     /// Connections whose place another took.
     replaced: VecDeque<ConnectionKey>,
-    /// Rooms that connections are in because they took another's place.
-    adopted: HashMap<ConnectionKey, Vec<RoomRef>>,
+    /// Connections that are in rooms because they took another's place.
+    adopted: VecDeque<(ConnectionKey, Vec<RoomRef>)>,
 }
 
 impl Exchange {
@@ -111,7 +111,7 @@ impl Exchange {
             posts: Posts::default(),
             opened: VecDeque::new(),
             replaced: VecDeque::new(),
-            adopted: HashMap::new(),
+            adopted: VecDeque::new(),
         }
     }
 
@@ -202,14 +202,14 @@ impl Exchange {
         self.replaced.pop_front()
     }
 
-    /// Whether [`Exchange::next_opened`] or [`Exchange::next_replaced`] has something.
-    pub fn has_tidings(&self) -> bool {
-        !self.opened.is_empty() || !self.replaced.is_empty()
+    /// A connection that is in rooms because it took another's place, which was told since this was last asked.
+    pub fn next_adopted(&mut self) -> Option<(ConnectionKey, Vec<RoomRef>)> {
+        self.adopted.pop_front()
     }
 
-    /// The rooms that a connection is in because it took another's place, if it was not asked before.
-    pub fn take_adopted(&mut self, connection: ConnectionKey) -> Option<Vec<RoomRef>> {
-        if self.adopted.is_empty() { None } else { self.adopted.remove(&connection) }
+    /// Whether [`Exchange::next_opened`], [`Exchange::next_replaced`] or [`Exchange::next_adopted`] has something.
+    pub fn has_tidings(&self) -> bool {
+        !self.opened.is_empty() || !self.replaced.is_empty() || !self.adopted.is_empty()
     }
 
     /// Bytes that all this holds, about.
@@ -219,7 +219,7 @@ impl Exchange {
 
     /// Whether nothing is left: nobody is known, nothing is watched.
     pub fn is_empty(&self) -> bool {
-        self.partition.is_empty() && self.rooms.is_empty() && self.watch.is_empty() && self.adopted.is_empty()
+        self.partition.is_empty() && self.rooms.is_empty() && self.watch.is_empty() && !self.has_tidings()
     }
 
     /// Whether `shard` must be told how far this one has come.
@@ -261,7 +261,7 @@ impl Exchange {
             Post::Unfollow { shard, user } => self.partition.unfollow(shard, &user),
             Post::Told(news) => self.watch.user_told(at, news, posts),
             Post::Opened { connection, resumed } => self.opened.push_back((connection, resumed)),
-            Post::Rooms { connection, rooms } => self.adopted.entry(connection).or_default().extend(rooms),
+            Post::Rooms { connection, rooms } => self.adopted.push_back((connection, rooms)),
             Post::Replaced(connection) => self.replaced.push_back(connection),
             Post::Member { room, told, is_member } => self.rooms.member(at, &room, told, is_member),
             Post::MemberTold(told) => self.rooms.member_told(&told),

@@ -108,6 +108,8 @@ struct State {
     openings: HashMap<ConnectionKey, Opening>,
     /// The same in the order of their patience's end.
     opening_order: VecDeque<(u64, ConnectionKey)>,
+    /// Rooms that connections are in because they took another's place, until they have been looked at.
+    adopted: HashMap<ConnectionKey, Vec<RoomRef>>,
     /// What is to be done of the shard's own accord.
     actions: VecDeque<Action>,
     clock: WrittenClock,
@@ -145,6 +147,7 @@ impl Sessions {
             session_ids,
             openings: HashMap::new(),
             opening_order: VecDeque::new(),
+            adopted: HashMap::new(),
             actions: VecDeque::new(),
             clock: WrittenClock::default(),
             now: Now::default(),
@@ -246,6 +249,11 @@ impl Application for Sessions {
     fn deliver(&mut self, now: Now, connection: ConnectionId, session: &mut Session, out: &mut Vec<u8>) -> Delivery {
         self.state.set_now(now);
         self.state.deliver(connection, session, out)
+    }
+
+    fn attend(&mut self, now: Now, connection: ConnectionId, session: Option<&mut Session>) {
+        self.state.set_now(now);
+        self.state.adopt_rooms(connection, session);
     }
 
     fn writable(&mut self, _now: Now, connection: ConnectionId, session: &mut Session) {
@@ -388,7 +396,6 @@ impl State {
             ClientMessage::Leave { room } => {
                 self.metrics.received[RECEIVED_LEAVE].increment();
                 let room = RoomRef::new(*room, &self.hasher);
-                self.adopt_rooms(connection, session);
                 if self.exchange.watch.leave(session.watcher, &room) {
                     self.tell(session.user, connection, Happening::Left(room));
                 }
@@ -443,7 +450,6 @@ impl State {
         id: Option<&MessageId<'_>>,
         out: &mut Vec<u8>,
     ) {
-        self.adopt_rooms(connection, session);
         let room = RoomRef::new(room, &self.hasher);
         let key = self.key(connection);
         match self.exchange.watch.join(key, session.user, &mut session.watcher, &room, self.memory_full) {
@@ -457,10 +463,11 @@ impl State {
         }
     }
 
-    /// Learns of rooms that the connection is in because it took another's place.
-    fn adopt_rooms(&mut self, connection: ConnectionId, session: &mut Session) {
+    /// Notes the rooms that a connection is in because it took another's place, if it is still there.
+    fn adopt_rooms(&mut self, connection: ConnectionId, session: Option<&mut Session>) {
         let key = self.key(connection);
-        if let Some(rooms) = self.exchange.take_adopted(key) {
+        let Some(rooms) = self.adopted.remove(&key) else { return };
+        if let Some(session) = session {
             self.exchange.watch.adopt(key, session.user, &mut session.watcher, rooms);
         }
     }
@@ -470,7 +477,6 @@ impl State {
         if session.is_opening {
             self.openings.remove(&key);
         }
-        self.exchange.take_adopted(key);
         if session.watcher != NONE {
             self.exchange.with_watch(self.now.moment(), |table, posts| table.ended(session.watcher, posts));
         }
@@ -502,6 +508,10 @@ impl State {
                 opening.resumed = Some(resumed);
                 self.actions.push_back(Action::Deliver(connection_of(key)));
             }
+        }
+        while let Some((key, rooms)) = self.exchange.next_adopted() {
+            self.adopted.entry(key).or_default().extend(rooms);
+            self.actions.push_back(Action::Attend(connection_of(key)));
         }
         while let Some(key) = self.exchange.next_replaced() {
             let close = Close::new(CloseCode::Replaced, "another connection took this session's place");

@@ -31,7 +31,8 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct SnapshotRoom {
     pub room: u32,
-    pub awaits_answer: bool,
+    /// The question that its partition has not answered.
+    pub awaits: Option<u32>,
     /// Of a room that is too large to be told by name, the first of its members.
     pub names: Vec<Arc<Told>>,
     /// Who left since the cursor.
@@ -66,7 +67,7 @@ impl Snapshot {
 
     /// The state of a room that nobody asked for.
     pub fn restart(room: u32) -> Self {
-        Self { rooms: vec![SnapshotRoom::new(room, false)], ..Self::new(None, None) }
+        Self { rooms: vec![SnapshotRoom::new(room, None)], ..Self::new(None, None) }
     }
 
     /// Whether it is the unasked state of `room`, and has not begun.
@@ -97,7 +98,7 @@ impl Snapshot {
 }
 
 impl SnapshotRoom {
-    pub fn new(room: u32, awaits_answer: bool) -> Self {
-        Self { room, awaits_answer, names: Vec::new(), left: Vec::new(), rest: None }
+    pub fn new(room: u32, awaits: Option<u32>) -> Self {
+        Self { room, awaits, names: Vec::new(), left: Vec::new(), rest: None }
     }
 }

@@ -137,8 +137,8 @@ pub struct FollowedRoom {
     pub count_waits: bool,
     pub members: BTreeMap<ByUserId, MemberEntry>,
     pub watchers: Vec<u32>,
-    /// Whose questions have not been answered, in order.
-    pub waiting: VecDeque<WatcherId>,
+    /// Whose questions have not been answered, and which, in order.
+    pub waiting: VecDeque<(WatcherId, u32)>,
     pub log: VecDeque<LogEntry>,
     /// How many entries came before those in the log.
     log_start: u64,

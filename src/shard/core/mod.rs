@@ -114,6 +114,9 @@ pub trait Application {
         Delivery::Nothing
     }
 
+    /// What [`Action::Attend`] was asked for: the session, if the connection is still open.
+    fn attend(&mut self, _now: Now, _connection: ConnectionId, _session: Option<&mut Self::Session>) {}
+
     /// A connection whose socket was busy when [`Action::Deliver`] was asked for has nothing waiting any more.
     fn writable(&mut self, _now: Now, _connection: ConnectionId, _session: &mut Self::Session) {}
 
@@ -166,6 +169,8 @@ pub enum Cause {
 pub enum Action {
     /// Have [`Application::deliver`] say something, as soon as nothing else waits for the socket.
     Deliver(ConnectionId),
+    /// Have [`Application::attend`] look at it, or learn that it has gone.
+    Attend(ConnectionId),
     /// Read on in a connection that was held.
     Release(ConnectionId),
     /// Close it.
@@ -518,6 +523,15 @@ impl<A: Application, S> Core<A, S> {
             match self.application.next_action(now) {
                 None => return false,
                 Some(Action::Deliver(connection)) => self.deliver_one(now, connection),
+                Some(Action::Attend(connection)) => {
+                    let record = self.connections.get_mut(connection.index);
+                    let record = record.filter(|record| record.generation == connection.generation);
+                    let session = record.and_then(|record| match &mut record.phase {
+                        Phase::Open { session, .. } => Some(session),
+                        _ => None,
+                    });
+                    self.application.attend(now, connection, session);
+                }
                 Some(Action::Release(connection)) => self.release(connection),
                 Some(Action::Close(connection, close)) => {
                     if self.get_mut(connection).is_some_and(|record| matches!(record.phase, Phase::Open { .. })) {
