@@ -150,6 +150,8 @@ fn load(settings: &Arc<Settings>, interrupted: &AtomicBool) -> anyhow::Result<Ou
 struct Observed {
     began_ns: u64,
     connected: u64,
+    /// The server's CPU time while they connected.
+    connect_cpu: Option<Cpu>,
     memory: Option<Memory>,
     first: Sample,
     last: Sample,
@@ -158,7 +160,13 @@ struct Observed {
 impl Observed {
     fn server(&self, settings: &Settings, before: Option<Memory>) -> Option<Server> {
         let (first, last) = (self.first.server.as_ref()?, self.last.server.as_ref()?);
-        Some(Server { pid: settings.server_pid?, cpu: last.since(first), before: before?, connected: self.memory? })
+        Some(Server {
+            pid: settings.server_pid?,
+            cpu: last.since(first),
+            connect_cpu: self.connect_cpu.clone()?,
+            before: before?,
+            connected: self.memory?,
+        })
     }
 }
 
@@ -173,9 +181,11 @@ struct Observer<'a, 'scope> {
 impl Observer<'_, '_> {
     fn observe(&self) -> Observed {
         let began_ns = self.run.now_ns();
+        let cpu_before = self.server_cpu();
         let mut progress = Progress::new(began_ns);
         self.wait(&mut progress, u64::MAX, || self.run.cells.iter().all(|cells| cells.ready.load(Relaxed)));
         let connected = self.sum(|cells| cells.opened.load(Relaxed));
+        let connect_cpu = self.server_cpu().zip(cpu_before).map(|(cpu, before)| cpu.since(&before));
         let memory = if self.settings.mode == Mode::Churn { None } else { self.settled_memory() };
 
         let start_ns = self.run.now_ns();
@@ -190,7 +200,7 @@ impl Observer<'_, '_> {
         self.wait(&mut progress, until_ns, || nothing_to_do);
         let last = self.sample();
         let memory = memory.or_else(|| self.settings.server_pid.and_then(|pid| Memory::of_process(pid).ok()));
-        Observed { began_ns, connected, memory, first, last }
+        Observed { began_ns, connected, connect_cpu, memory, first, last }
     }
 
     /// Waits until `until_ns`, or `done`, or the run is over before its time.
@@ -222,9 +232,13 @@ impl Observer<'_, '_> {
         Sample {
             at_ns: self.run.now_ns(),
             answered: self.sum(|cells| cells.answered.load(Relaxed)),
-            server: self.settings.server_pid.and_then(|pid| Cpu::of_process(pid).ok()),
+            server: self.server_cpu(),
             own: Cpu::of_own_threads(self.run.cells.iter().map(|cells| cells.thread_id.load(Relaxed))),
         }
+    }
+
+    fn server_cpu(&self) -> Option<Cpu> {
+        self.settings.server_pid.and_then(|pid| Cpu::of_process(pid).ok())
     }
 
     fn sum(&self, value: impl Fn(&worker::Cells) -> u64) -> u64 {

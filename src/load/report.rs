@@ -45,6 +45,8 @@ pub struct Server {
     pub pid: u32,
     /// CPU time in the measured window.
     pub cpu: Cpu,
+    /// CPU time from the first connect until all were connected; in churn, of no meaning.
+    pub connect_cpu: Cpu,
     /// Memory before the first connect.
     pub before: Memory,
     /// Memory once all were connected; in churn, at the end.
@@ -90,6 +92,11 @@ impl Report<'_> {
 
     fn us_per_message(&self, cpu_ns: u64) -> Option<f64> {
         (self.answered > 0).then(|| cpu_ns as f64 / 1e3 / self.answered as f64)
+    }
+
+    fn us_per_connect(&self, server: &Server) -> Option<f64> {
+        let connects = self.settings.mode != Mode::Churn && self.connected > 0;
+        connects.then(|| server.connect_cpu.total_ns() as f64 / 1e3 / self.connected as f64)
     }
 
     fn connects_per_second(&self) -> f64 {
@@ -151,6 +158,9 @@ impl Report<'_> {
             let coarse = (self.us_per_message(cpu.user_ns_coarse), self.us_per_message(cpu.system_ns_coarse));
             if let (Some(user), Some(system)) = coarse {
                 row("  by ticks", format!("user {user:.2} µs, system {system:.2} µs a {}", self.unit()));
+            }
+            if let Some(us) = self.us_per_connect(server) {
+                row("  to connect", format!("{us:.3} µs a connection"));
             }
             let (before, after) = (server.before, server.connected);
             let resident = (before.resident_bytes as f64 / 1024.0, after.resident_bytes as f64 / 1024.0);
@@ -252,6 +262,7 @@ impl Report<'_> {
             .raw("pid", server.pid.to_string())
             .raw("cpu_ns", server.cpu.total_ns().to_string())
             .number("cpu_us_per_unit", self.us_per_message(server.cpu.total_ns()))
+            .number("connect_cpu_us_per_connection", self.us_per_connect(server))
             .number("cpu_percent", Some(self.percent(server.cpu.total_ns())))
             .number("busiest_thread_percent", Some(self.percent(server.cpu.busiest_ns())))
             .number("waited_percent", Some(self.percent(server.cpu.waited_ns)))
@@ -380,6 +391,7 @@ mod tests {
             server: Some(Server {
                 pid: 7,
                 cpu: cpu(&[4_000_000_000, 1_000_000_000]),
+                connect_cpu: cpu(&[30_000_000]),
                 before: Memory { resident_bytes: 1_000_000, kernel_bytes: 5_000_000 },
                 connected: Memory { resident_bytes: 1_400_000, kernel_bytes: 15_000_000 },
             }),
@@ -405,6 +417,7 @@ mod tests {
         assert_eq!(json["closes"]["4408"], 1);
         assert_eq!(json["connect_error"], "no \"port\"\n");
         assert_eq!(json["server"]["cpu_us_per_unit"], 2.5);
+        assert_eq!(json["server"]["connect_cpu_us_per_connection"], 30.0);
         assert_eq!(json["server"]["user_bytes_per_connection"], 400.0);
         assert_eq!(json["server"]["kernel_bytes_per_connection_both_ends_approximate"], 10_000.0);
         assert_eq!(json["load"]["was_the_limit"], true);
@@ -445,6 +458,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["unit"], "connection");
         assert!(json["server"]["cpu_us_per_unit"].is_null());
+        assert!(json["server"]["connect_cpu_us_per_connection"].is_null());
         assert!(json["server"]["user_bytes_per_connection"].is_null());
         assert!(json["latency_us"].is_null());
         assert!(json["connect"]["per_second"].is_null());
