@@ -7,8 +7,8 @@
 //! | --- | --- | --- |
 //! | [`config`] | the table of knobs and where their values come from | anything else |
 //! | [`host`] | what the host allows | anything else |
-//! | [`slab`] | storage that grows in pages | anything else |
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
+//! | [`slab`] | storage that grows in pages | anything but `sys` |
 //! | [`protocol`] | bytes ↔ HTTP upgrade ↔ frames ↔ typed messages | sockets, clocks, threads |
 //! | [`metrics`] | single-writer cells, and the name of every metric | sockets, clocks, threads |
 //! | [`presence`] | who is online | sockets, clocks, threads |

@@ -3,6 +3,8 @@
 //! A table that doubles stalls its shard while everything is copied; a page more costs the same at a thousand
 //! entries and at ten million. Entries are named by a 4-byte index.
 
+use crate::sys;
+
 /// Entries of one page. A page of 64-byte records is 64 KiB.
 const PAGE_ENTRIES: usize = 1024;
 
@@ -84,6 +86,15 @@ impl<T> Slab<T> {
         match self.pages.get_mut(index as usize / PAGE_ENTRIES)?.get_mut(index as usize % PAGE_ENTRIES)? {
             Entry::Occupied(value) => Some(value),
             Entry::Vacant { .. } => None,
+        }
+    }
+
+    /// Has the processor fetch the value at `index` into its caches, ahead of its use.
+    pub fn prefetch(&self, index: u32) {
+        if let Some(page) = self.pages.get(index as usize / PAGE_ENTRIES)
+            && let Some(entry) = page.get(index as usize % PAGE_ENTRIES)
+        {
+            sys::prefetch(entry);
         }
     }
 

@@ -61,7 +61,8 @@ impl Histogram {
 
     /// Counts `times` observations of `value`, in the unit of the bounds. Only the owning thread may call this.
     pub fn observe_many(&self, value: u64, times: u64) {
-        let bucket = self.bounds.partition_point(|&bound| bound < value);
+        // From the first on: what is observed often is small.
+        let bucket = self.bounds.iter().position(|&bound| value <= bound).unwrap_or(BUCKETS);
         self.counts[bucket].add(times);
         self.sum.add(value.saturating_mul(times));
     }

@@ -208,7 +208,9 @@ pub fn next<'a>(
             let payload = take(input, header.payload_bytes as usize);
             unmask(payload, header.mask, 0);
             return match header.kind {
-                Kind::Text if std::str::from_utf8(payload).is_err() => Err(Violation::InvalidUtf8),
+                Kind::Text if !payload.is_ascii() && std::str::from_utf8(payload).is_err() => {
+                    Err(Violation::InvalidUtf8)
+                }
                 Kind::Text | Kind::Binary => {
                     let is_binary = header.kind == Kind::Binary;
                     Ok(Some(Event::Message(Message { is_binary, payload: Payload::InPlace(payload) })))

@@ -64,6 +64,20 @@ impl Header {
     /// # Errors
     /// The [`Violation`] that a client's frame commits by itself.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        match Self::parse_short_text(bytes) {
+            None => Self::parse_any(bytes),
+            header => Ok(header),
+        }
+    }
+
+    /// The header that nearly all frames have, known without the codec: a whole text message's of at most 125 bytes.
+    fn parse_short_text(bytes: &[u8]) -> Option<Self> {
+        let &[0x81, length @ 0x80..=0xfd, first, second, third, fourth, ..] = bytes else { return None };
+        let mask = [first, second, third, fourth];
+        Some(Self { kind: Kind::Text, is_final: true, mask, payload_bytes: u64::from(length & 0x7f), header_bytes: 6 })
+    }
+
+    fn parse_any(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let &[first, second, ..] = bytes else { return Ok(None) };
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBits);
@@ -109,12 +123,17 @@ impl Header {
 pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut mask = mask;
     mask.rotate_left((offset % 4) as usize);
-    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
-    let (words, rest) = payload.as_chunks_mut::<8>();
-    for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    let word = u32::from_ne_bytes(mask);
+    let wide = u128::from(word) * (1 | 1 << 32 | 1 << 64 | 1 << 96);
+    let (blocks, rest) = payload.as_chunks_mut::<16>();
+    for block in blocks {
+        *block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
     }
-    for (byte, key) in rest.iter_mut().zip(mask.iter().cycle()) {
+    let (words, rest) = rest.as_chunks_mut::<4>();
+    for bytes in words {
+        *bytes = (u32::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(mask) {
         *byte ^= key;
     }
 }
@@ -245,6 +264,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_finds_what_the_codec_finds(
+            first in prop_oneof![Just(0x81_u8), any::<u8>()],
+            rest in prop::collection::vec(any::<u8>(), 0..16),
+        ) {
+            let bytes = [&[first], &rest[..]].concat();
+            prop_assert_eq!(Header::parse(&bytes), Header::parse_any(&bytes));
+        }
+
         #[test]
         fn unmasking_in_pieces_is_unmasking_at_once(
             payload in prop::collection::vec(any::<u8>(), 0..200),

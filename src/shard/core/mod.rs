@@ -493,6 +493,11 @@ impl<A: Application, S> Core<A, S> {
         }
     }
 
+    /// Has the processor fetch a connection's record, which the driver is about to ask for.
+    pub fn prefetch(&self, connection: ConnectionId) {
+        self.connections.prefetch(connection.index);
+    }
+
     /// What the connection wants of a driver that would read it. Asked before each read.
     pub fn appetite(&mut self, connection: ConnectionId) -> Appetite {
         let send_queue_bytes = self.limits.send_queue_bytes;
@@ -880,10 +885,11 @@ impl<A: Application, S> Core<A, S> {
 
     /// Hands over what was appended to the output since `start`, behind what waits already.
     fn write_out(&mut self, connection: ConnectionId, start: usize) {
-        if start == self.out.len() || !self.is_current(connection) {
+        if start == self.out.len() {
             return;
         }
-        let record = &mut self.connections[connection.index];
+        let record = self.connections.get_mut(connection.index);
+        let Some(record) = record.filter(|record| record.generation == connection.generation) else { return };
         match &mut record.extra {
             Some(extra) if extra.pending_bytes() > 0 => {
                 self.queue_behind(connection, start..self.out.len());

@@ -186,7 +186,11 @@ impl<A: Application> Shard<A> {
 
             self.empty_inbox(now);
             self.serve_ready(now);
+            let mut ahead = events.iter().skip(1);
             for event in &events {
+                if let Some(next) = ahead.next() {
+                    self.parts.core.prefetch(connection_of(next.token()));
+                }
                 match event.token() {
                     WAKER => {}
                     LISTENER => self.accepting = self.accepting.woken(),
