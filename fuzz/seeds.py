@@ -342,6 +342,45 @@ connection = {
 }
 
 
+def secured(stream, pace=100, size=200, room=255, changed=0x8000):
+    """What follows the upgrade under TLS; the lead is told in src/shard/fuzz.rs."""
+    return struct.pack(">BBBH", pace, size, room, changed) + stream
+
+
+CLIENT_HELLO = bytes.fromhex("160301003f0100003b0303") + bytes(32) + bytes.fromhex("000004130113020100000e002b0003020304")
+tls = {
+    "heartbeats": secured(HEARTBEAT * 3 + close(1000)),
+    "wire_cut_after_each_byte": secured(HEARTBEAT * 3 + close(1000), pace=1),
+    "a_record_for_each_byte": secured(HEARTBEAT + close(), size=1),
+    "peer_takes_one_byte": secured(HEARTBEAT * 20, room=1),
+    "peer_takes_three_bytes_of_large_answers": secured(frame(PING, b"p" * 125) * 40, room=3),
+    "one_large_record": secured(HEARTBEAT * 100, size=255, pace=127),
+    "all_errors": secured(b"".join(text(message) for message in messages.values() if len(message) < 200)),
+    "everything": secured(frames["everything_in_one_piece"], pace=3, size=9, room=7),
+    "close_then_more": secured(close(4000, b"bye") + HEARTBEAT * 2, room=2),
+    "too_big": secured(text(" " * 3000), room=9),
+    "unmasked": secured(frames["unmasked"]),
+    "endless_one_byte_fragments": secured(frames["endless_one_byte_fragments"], size=1),
+    "hello_changed_in_its_record_type": secured(HEARTBEAT, changed=0),
+    "hello_changed_in_its_length": secured(HEARTBEAT, changed=3),
+    "hello_changed_in_its_random": secured(HEARTBEAT, changed=20),
+    "hello_changed_in_its_key_share": secured(HEARTBEAT, changed=200),
+    "finished_changed": secured(HEARTBEAT, changed=1600),
+    "data_changed": secured(HEARTBEAT * 20, changed=2200),
+    "data_changed_late": secured(HEARTBEAT * 60, changed=4000, room=5),
+    "plain_http": bytes([0x87, 0, 0, 0, 0]) + UPGRADE,
+    "client_hello_without_key_share": bytes([0x85, 0, 0, 0, 0]) + CLIENT_HELLO,
+    "client_hello_cut": bytes([0x85, 0, 0, 0, 0]) + CLIENT_HELLO[:30],
+    "alert_first": bytes([0x85, 0, 0, 0, 0]) + bytes.fromhex("15030100020100"),
+    "data_first": bytes([0x85, 0, 0, 0, 0]) + bytes.fromhex("1703030005") + b"Hello",
+    "handshake_of_16_mib_announced": bytes([0xFF, 0, 0, 0, 0]) + bytes.fromhex("160301400001ffffff") + bytes(16380),
+    "endless_handshake_records": bytes([0xFF, 0, 0, 0, 0])
+    + b"".join(bytes.fromhex("160301000501") + b"\0\xff\xff\0" for _ in range(2000)),
+    "ssl_2_hello": bytes([0x85, 0, 0, 0, 0]) + bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0"),
+    "garbage": bytes([0x90, 0, 0, 0, 0]) + bytes(range(256)) * 4,
+}
+
+
 def write(target, cases, lead=b""):
     folder = SEEDS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -356,3 +395,4 @@ write("handshake", handshake)
 write("frames", frames, lead=bytes([5]))
 write("messages", messages)
 write("connection", connection, lead=bytes([7]))
+write("tls", tls)

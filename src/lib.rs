@@ -10,6 +10,7 @@
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
 //! | [`slab`] | storage that grows in pages | anything but `sys` |
 //! | [`protocol`] | bytes ↔ HTTP upgrade ↔ frames ↔ typed messages | sockets, clocks, threads |
+//! | [`tls`] | ciphertext ↔ plaintext; keys from files, and when they change | anything else |
 //! | [`metrics`] | single-writer cells, and the name of every metric | sockets, clocks, threads |
 //! | [`presence`] | who is online | sockets, clocks, threads |
 //! | [`shard`] core | a connection's life: limits, heartbeats, what to send; the wheel | sockets, clocks |
@@ -31,3 +32,4 @@ pub mod server;
 pub mod shard;
 pub mod slab;
 pub mod sys;
+pub mod tls;

@@ -14,11 +14,12 @@ use aws_lc_rs::rand;
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Poll, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::{Config, LogFormat, Named};
 use crate::control::health::{Lifecycle, Stage};
+use crate::control::reload::KeyReload;
 use crate::control::{self, ControlMessage, ControlParts};
 use crate::host;
 use crate::metrics::ShardMetrics;
@@ -28,10 +29,16 @@ use crate::shard::core::{Application, Core, Limits};
 use crate::shard::driver::clock::{self, Clock};
 use crate::shard::driver::inbox::{Address, ControlOrder, Inbox, inbox};
 use crate::shard::driver::listener::{ListenOptions, Listener, claim};
-use crate::shard::driver::socket::Socket;
+use crate::shard::driver::socket::{Socket, Transport};
+use crate::shard::driver::tls_socket::{TlsShared, TlsSocket};
 use crate::shard::driver::{self, HandOver, PLAIN_REQUESTS_MAX, Shard, ShardParts, TurnLimits};
 use crate::shard::sessions::{Sessions, Terms};
 use crate::sys;
+use crate::tls::ServerConfig;
+use crate::tls::keys::{KeyFiles, KeyPaths, ServerKeys};
+
+/// The signals that are heard: two that stop, one that reads files anew.
+const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
 /// Room in control's inbox for what all shards hand over.
 const CONTROL_INBOX: usize = 1024;
@@ -44,6 +51,7 @@ const CONNECTION_BYTES_MAX: usize = 64;
 
 // In debug builds mio's sockets carry a check of their own.
 const _: () = assert!(cfg!(debug_assertions) || Core::<Sessions, Socket>::CONNECTION_BYTES <= CONNECTION_BYTES_MAX);
+const _: () = assert!(cfg!(debug_assertions) || Core::<Sessions, TlsSocket>::CONNECTION_BYTES <= CONNECTION_BYTES_MAX);
 
 /// What the shards of one server are made of; [`Sessions`] for Rollcall itself.
 pub trait Service: Clone + Send + 'static {
@@ -98,12 +106,14 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
     begin_log(config);
     report_panics();
-    sys::block_signals(&[SIGTERM, SIGINT]).context("signals cannot be blocked")?;
-    let signals = Signals::new([SIGTERM, SIGINT]).context("signals cannot be heard")?;
+    sys::block_signals(&SIGNALS).context("signals cannot be blocked")?;
+    let signals = Signals::new(SIGNALS).context("signals cannot be heard")?;
     let descriptors = sys::raise_descriptor_limit().context("the limit of descriptors cannot be raised")?;
 
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let shards = shard_count(config, &cores);
+    let keys = open_keys(config)?;
+    let shard_keys = keys.as_ref().map(|(_, keys)| Arc::clone(&keys.clients));
     let (claimed, listen) = claim_address(config)?;
     let control_listener = TcpListener::bind(config.control_listen).with_context(|| {
         format!("cannot listen on {}, the address of control_listen; is it served already?", config.control_listen)
@@ -151,6 +161,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
             hand_over: hand_over(control_sender.clone(), Arc::clone(&control_waker)),
             metrics: metrics.clone(),
             clock,
+            keys: shard_keys.clone(),
             event_descriptors: event_descriptors.clone(),
         };
         let ready_sender = ready_sender.clone();
@@ -160,15 +171,16 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
             .context("a shard's thread cannot be started")?;
         threads.push(thread);
     }
-    let control_thread = start_control(
-        control_poll,
-        control_listener,
+    let control_thread = start_control(ControlStart {
+        poll: control_poll,
+        listener: control_listener,
         signals,
-        control_inbox,
-        Arc::clone(&lifecycle),
-        metrics,
+        inbox: control_inbox,
+        lifecycle: Arc::clone(&lifecycle),
+        shards: metrics,
         addresses,
-    )?;
+        keys,
+    })?;
     let mut tables = Vec::with_capacity(shards);
     for _ in 0..shards {
         tables.push(ready.recv().context("a shard ended while it started")??);
@@ -186,6 +198,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         pinned = config.pin && !cores.is_empty(),
         descriptors_per_table = descriptors,
         own_descriptor_tables,
+        tls = shard_keys.is_some(),
         max_connections = config.max_connections,
         memory_limit = memory_limit(config),
         max_message = config.max_message,
@@ -226,23 +239,20 @@ struct ShardStart<S: Service> {
     hand_over: HandOver,
     metrics: Vec<Arc<ShardMetrics>>,
     clock: Clock,
+    keys: Option<Arc<ServerConfig>>,
     /// None where the table is not to be split.
     event_descriptors: Option<Vec<RawFd>>,
 }
 
 /// A shard's thread, from its start to its end.
 fn run_shard<S: Service>(start: ShardStart<S>, ready: &Sender<anyhow::Result<Table>>) {
-    let name = format!("shard {}", start.shard);
-    or_end_process(&name, || {
-        let (shard, table) = match make_shard(start) {
-            Ok(made) => made,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return Ok(());
-            }
-        };
-        let _ = ready.send(Ok(table));
-        shard.run()
+    let shard = start.shard;
+    or_end_process(&format!("shard {shard}"), || match start.keys.clone() {
+        None => start_and_serve::<S, Socket>(start, (), ready),
+        Some(keys) => {
+            let shared = TlsShared::new(keys, Arc::clone(&start.metrics[shard]));
+            start_and_serve::<S, TlsSocket>(start, shared, ready)
+        }
     });
 }
 
@@ -261,7 +271,28 @@ fn or_end_process(name: &str, work: impl FnOnce() -> io::Result<()>) {
     }
 }
 
-fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Application>, Table)> {
+/// Says when the shard is ready, or why it is not, and serves until its end.
+fn start_and_serve<S: Service, T: Transport>(
+    start: ShardStart<S>,
+    transport: T::Shared,
+    ready: &Sender<anyhow::Result<Table>>,
+) -> io::Result<()> {
+    match make_shard::<S, T>(start, transport) {
+        Ok((shard, table)) => {
+            let _ = ready.send(Ok(table));
+            shard.run()
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            Ok(())
+        }
+    }
+}
+
+fn make_shard<S: Service, T: Transport>(
+    start: ShardStart<S>,
+    transport: T::Shared,
+) -> anyhow::Result<(Shard<S::Application, T>, Table)> {
     let ShardStart { shard, shards, config, service, .. } = start;
     if let Some(core) = start.core
         && !core_affinity::set_for_current(core)
@@ -301,6 +332,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
         hand_over: start.hand_over,
         listener,
         core,
+        transport,
         clock,
         metrics: start.metrics,
         turn: TurnLimits {
@@ -308,6 +340,7 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
             read_buffer_bytes: config.read_buffer,
             accepts: config.turn_accepts,
             deliveries: config.turn_deliveries,
+            handshakes: config.turn_handshakes,
             connections_max: config.max_connections,
             memory_limit: memory_limit(&config),
             drain_timeout: config.drain_timeout,
@@ -317,7 +350,17 @@ fn make_shard<S: Service>(start: ShardStart<S>) -> anyhow::Result<(Shard<S::Appl
     Ok((shard, table))
 }
 
-fn start_control<Mail: Send + 'static>(
+/// Reads certificate and key, where there are any.
+fn open_keys(config: &Config) -> anyhow::Result<Option<(KeyFiles, ServerKeys)>> {
+    let (Some(certificate), Some(key)) = (config.tls_certificate.clone(), config.tls_key.clone()) else {
+        return Ok(None);
+    };
+    let paths = KeyPaths { certificate, key, client_ca: config.tls_client_ca.clone() };
+    KeyFiles::open(paths).map(Some).context("TLS cannot be spoken")
+}
+
+/// What the control thread begins with.
+struct ControlStart<Mail> {
     poll: Poll,
     listener: TcpListener,
     signals: Signals,
@@ -325,9 +368,18 @@ fn start_control<Mail: Send + 'static>(
     lifecycle: Arc<Lifecycle>,
     shards: Vec<Arc<ShardMetrics>>,
     addresses: Vec<Address<Mail>>,
-) -> anyhow::Result<thread::JoinHandle<()>> {
+    keys: Option<(KeyFiles, ServerKeys)>,
+}
+
+fn start_control<Mail: Send + 'static>(start: ControlStart<Mail>) -> anyhow::Result<thread::JoinHandle<()>> {
+    let ControlStart { poll, listener, signals, inbox, lifecycle, shards, addresses, keys } = start;
     let answering = addresses.clone();
     let draining = Arc::clone(&lifecycle);
+    let keyed = addresses.clone();
+    let tell_shards = move |keys: &Arc<ServerConfig>| {
+        let told = |address: &&Address<Mail>| address.order(ControlOrder::Keys(Arc::clone(keys))).is_ok();
+        keyed.iter().filter(told).count() == keyed.len()
+    };
     let mut stopping = false;
     let parts = ControlParts {
         poll,
@@ -336,6 +388,7 @@ fn start_control<Mail: Send + 'static>(
         inbox,
         lifecycle,
         shards,
+        keys: keys.map(|(files, keys)| KeyReload::new(files, keys, Box::new(tell_shards))),
         answer: Box::new(move |shard, connection, bytes| {
             // There is room: a shard hands over no more requests than its inbox holds answers. A shard that has
             // ended needs none.
@@ -358,7 +411,7 @@ fn start_control<Mail: Send + 'static>(
         .name("control".to_owned())
         .spawn(move || {
             or_end_process("control", || {
-                sys::unblock_signals(&[SIGTERM, SIGINT])?;
+                sys::unblock_signals(&SIGNALS)?;
                 control::run(parts)
             });
         })

@@ -42,3 +42,8 @@ fn messages() {
 fn connection() {
     run_seeds("connection", rollcall::shard::fuzz);
 }
+
+#[test]
+fn tls() {
+    run_seeds("tls", rollcall::shard::fuzz_tls);
+}

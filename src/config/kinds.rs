@@ -1,6 +1,7 @@
 //! The kinds of values that knobs take: how each is read, written and bounded.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::units::{self, InvalidUnits};
@@ -61,6 +62,34 @@ impl Kind for Address {
 
     fn print(&self, value: &SocketAddr) -> String {
         value.to_string()
+    }
+}
+
+/// A file, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct FilePath;
+
+impl Kind for FilePath {
+    type Value = Option<PathBuf>;
+    const NOUN: &'static str = "a path";
+    const EXAMPLE: &'static str = "/etc/rollcall/key.pem";
+    const PLACEHOLDER: &'static str = "FILE";
+    const QUOTED: bool = true;
+
+    fn range(&self) -> String {
+        "path of a file, or empty for none".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<PathBuf>, InvalidValue> {
+        // What the file's own line, --print-config and a log could not show is no name that anybody means.
+        if text.contains(|character: char| character.is_control() || character == '"' || character == '\\') {
+            return Err(InvalidValue::Malformed);
+        }
+        Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    fn print(&self, value: &Option<PathBuf>) -> String {
+        value.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::kinds::{Address, Choice, Count, InvalidValue, Kind, Named, Size, Switch, Time};
+use super::kinds::{Address, Choice, Count, FilePath, InvalidValue, Kind, Named, Size, Switch, Time};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -65,6 +65,8 @@ pub const VARIABLE_PREFIX: &str = "ROLLCALL_";
 pub enum Group {
     /// Listeners and their sockets.
     Network,
+    /// Encryption, and clients' certificates.
+    Tls,
     /// Who counts as alive, and for how long.
     StayingAlive,
     /// Who is told what of whom, and when.
@@ -84,6 +86,7 @@ impl Group {
     pub fn title(self) -> &'static str {
         match self {
             Self::Network => "Network",
+            Self::Tls => "TLS",
             Self::StayingAlive => "Staying alive",
             Self::Presence => "Presence",
             Self::Limits => "Limits",
@@ -222,6 +225,14 @@ knobs! {
         /// How long sent data may stay unacknowledged before the kernel gives up (TCP_USER_TIMEOUT); 0 as it likes.
         tcp_user_timeout: Time = time_or_zero(SECOND, DAY), Duration::ZERO;
     }
+    Tls {
+        /// PEM file of the server's certificate, then those between it and its authority. With it both ports speak TLS.
+        tls_certificate: FilePath = FilePath, None;
+        /// PEM file of the certificate's private key.
+        tls_key: FilePath = FilePath, None;
+        /// PEM file of authorities. With it a client on the WebSocket port must show a certificate of one of them.
+        tls_client_ca: FilePath = FilePath, None;
+    }
     StayingAlive {
         /// A connection without a complete message for so long is ended with 4408; 0 turns it off.
         heartbeat_timeout: Time = time_or_zero(SECOND, DAY), Duration::from_secs(75);
@@ -294,6 +305,8 @@ knobs! {
         inbox_capacity: Count = count(16, 1_048_576), 1024;
         /// Connections that a shard accepts in one turn of its loop.
         turn_accepts: Count = count(1, 65_536), 64;
+        /// TLS handshakes that a shard goes on with in one turn of its loop; others wait.
+        turn_handshakes: Count = count(1, 65_536), 4;
         /// Messages of one connection that a shard handles in one turn of its loop.
         turn_messages: Count = count(1, 65_536), 256;
         /// Presence messages that a shard sends in one turn of its loop, so that a storm of them delays no answers.
@@ -339,11 +352,14 @@ mod tests {
     #[test]
     fn each_kind_tells_what_is_malformed_from_what_is_out_of_range() {
         use InvalidValue::{Malformed, OutOfRange};
-        let cases: [(&str, &str, Result<(), InvalidValue>); 35] = [
+        let cases: [(&str, &str, Result<(), InvalidValue>); 38] = [
             ("listen", "127.0.0.1:0", Ok(())),
             ("listen", "localhost:3000", Err(Malformed)),
             ("listen", "3000", Err(Malformed)),
             ("listen", "[::]:65536", Err(Malformed)),
+            ("tls_key", "", Ok(())),
+            ("tls_key", "/etc/rollcall/key.pem", Ok(())),
+            ("tls_key", "a\"b", Err(Malformed)),
             ("pin", "false", Ok(())),
             ("pin", "yes", Err(Malformed)),
             ("backlog", "1", Ok(())),
@@ -386,7 +402,7 @@ mod tests {
     fn a_refused_value_leaves_the_field_as_it_was() {
         let mut config = Config::default();
         for knob in KNOBS {
-            assert!((knob.set)(&mut config, "nonsense").is_err(), "{}", knob.name);
+            assert!((knob.set)(&mut config, "non\nsense").is_err(), "{}", knob.name);
         }
         assert_eq!(config, Config::default());
     }

@@ -112,6 +112,16 @@ pub enum ConfigError {
         /// Its source.
         high_origin: Origin,
     },
+    /// A knob that does nothing without another.
+    #[error("{knob} ({origin}) needs {needed} beside it")]
+    Alone {
+        /// The knob that was given.
+        knob: &'static str,
+        /// Its source.
+        origin: Origin,
+        /// The knob that was not.
+        needed: &'static str,
+    },
     /// A configuration file that cannot be read.
     #[error("cannot read the configuration file {path} ({origin}): {reason}")]
     UnreadableFile {
@@ -203,7 +213,7 @@ pub fn resolve(
         resolved.take(given, &mut errors);
     }
     if errors.is_empty() {
-        errors.extend(resolved.contradictions());
+        errors.extend(resolved.contradictions().chain(resolved.lone_knobs()));
     }
     if errors.is_empty() { Ok(resolved) } else { Err(errors) }
 }
@@ -248,6 +258,18 @@ impl Resolved {
             high_value: super::units::print_duration(high_value),
             high_origin: self.origin(high),
         })
+    }
+
+    fn lone_knobs(&self) -> impl Iterator<Item = ConfigError> {
+        let Config { tls_certificate, tls_key, tls_client_ca, .. } = &self.config;
+        [
+            ("tls_certificate", tls_certificate, "tls_key", tls_key),
+            ("tls_key", tls_key, "tls_certificate", tls_certificate),
+            ("tls_client_ca", tls_client_ca, "tls_certificate", tls_certificate),
+        ]
+        .into_iter()
+        .filter(|(_, given, _, needed)| given.is_some() && needed.is_none())
+        .map(|(knob, _, needed, _)| ConfigError::Alone { knob, origin: self.origin(knob), needed })
     }
 
     fn origin(&self, name: &str) -> Origin {
@@ -639,6 +661,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_knob_that_does_nothing_without_another_is_refused_without_it() {
+        let alone = |values: &[(&'static str, &'static str)]| {
+            let errors = resolve(flags(values), []).unwrap_err();
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(alone(&[("tls_key", "k.pem")]), ["tls_key (flag --tls-key) needs tls_certificate beside it"]);
+        assert_eq!(
+            alone(&[("tls_certificate", "c.pem"), ("tls_client_ca", "a.pem")]),
+            ["tls_certificate (flag --tls-certificate) needs tls_key beside it"]
+        );
+        assert_eq!(alone(&[("tls_client_ca", "a.pem")]).len(), 1);
+        assert!(resolve(flags(&[("tls_certificate", "c.pem"), ("tls_key", "k.pem")]), []).is_ok());
+    }
+
     /// A value for each knob that is not its default.
     fn other_values() -> Vec<(&'static str, &'static str)> {
         let others = |knob: &Knob| match knob.placeholder {
@@ -648,6 +685,7 @@ mod tests {
             "SIZE" => ["5KiB", "4097B"],
             "DURATION" => ["1s", "999ms"],
             "WORD" => ["json", "trace"],
+            "FILE" => ["/etc/a.pem", "b.pem"],
             other => panic!("{}: values of a new kind, {other}", knob.name),
         };
         let differs = |knob: &Knob, value: &str| {

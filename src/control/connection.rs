@@ -1,12 +1,12 @@
-//! One connection to the control port: its socket, what it waits for and until when.
+//! One connection to the control port: its line, what it waits for and until when.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
 use super::http::{Refused, Request, RequestReader, write_refusal};
+use super::line::{Heard, Line};
 use super::pages::{Now, Pages};
 
 /// How long a request may take from its first byte to its last, and a new connection to its first byte.
@@ -27,8 +27,6 @@ const RESPONSE_BYTES_ENOUGH: usize = 64 * 1024;
 
 /// The most answers and the most reads of one turn, so that one connection cannot keep the others waiting.
 const TURN_STEPS: usize = 32;
-
-const READ_BYTES: usize = 4096;
 
 /// What a connection waits for.
 ///
@@ -63,7 +61,7 @@ pub enum Driven {
 /// A connection to the control port.
 #[derive(Debug)]
 pub struct Connection {
-    socket: TcpStream,
+    line: Line,
     reader: RequestReader,
     /// Answers, of which the first `written` bytes are the kernel's already.
     answers: Vec<u8>,
@@ -74,9 +72,9 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was accepted at `now`.
-    pub fn new(socket: TcpStream, now: Instant) -> Self {
+    pub fn new(line: Line, now: Instant) -> Self {
         Self {
-            socket,
+            line,
             reader: RequestReader::new(),
             answers: Vec::new(),
             written: 0,
@@ -87,7 +85,7 @@ impl Connection {
 
     /// The socket, for the poll.
     pub fn socket_mut(&mut self) -> &mut TcpStream {
-        &mut self.socket
+        self.line.socket_mut()
     }
 
     /// When [`Self::expire`] is due.
@@ -122,12 +120,11 @@ impl Connection {
     /// Tells the peer that there is no place for it, as far as that goes without waiting.
     pub fn turn_away(mut self, now: Now) {
         write_refusal(&mut self.answers, &Refused::busy(), now.unix_ms);
-        let _ = self.socket.write(&self.answers);
-        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.line.write(&self.answers);
+        let _ = self.line.end();
     }
 
     fn try_drive(&mut self, pages: &mut Pages, now: Now) -> io::Result<Driven> {
-        let mut chunk = [0; READ_BYTES];
         for _ in 0..TURN_STEPS {
             if self.answers.len() - self.written < RESPONSE_BYTES_ENOUGH && self.answer(pages, now) {
                 continue;
@@ -140,12 +137,12 @@ impl Connection {
                 self.enter(Phase::Idle, now.monotonic + IDLE_TIME_MAX);
             }
             if self.reader.has_ended() && self.phase != Phase::Linger {
-                self.socket.shutdown(Shutdown::Write)?;
+                self.line.end()?;
                 self.enter(Phase::Linger, now.monotonic + LINGER_TIME_MAX);
             }
-            match self.socket.read(&mut chunk) {
-                Ok(0) => return Ok(Driven::Over),
-                Ok(length) => self.reader.feed(&chunk[..length]),
+            match self.line.read() {
+                Ok(Heard::End) => return Ok(Driven::Over),
+                Ok(Heard::Bytes(bytes)) => self.reader.feed(bytes),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.reader.is_inside_request() {
                         self.enter(Phase::Request, now.monotonic + REQUEST_TIME_MAX);
@@ -175,7 +172,7 @@ impl Connection {
     /// Writes what waits; `false` when the kernel takes no more for now.
     fn flush(&mut self) -> io::Result<bool> {
         while self.written < self.answers.len() {
-            match self.socket.write(&self.answers[self.written..]) {
+            match self.line.write(&self.answers[self.written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(length) => self.written += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -202,7 +199,8 @@ impl Connection {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::net::{self, TcpListener};
+    use std::io::{Read, Write};
+    use std::net::{self, Shutdown, TcpListener};
     use std::sync::Arc;
 
     use super::*;
@@ -222,12 +220,13 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let (socket, _) = listener.accept().unwrap();
+            let (socket, address) = listener.accept().unwrap();
             socket.set_nonblocking(true).unwrap();
+            let line = Line::new(TcpStream::from_std(socket), address, None);
             let now = Now { monotonic: Instant::now(), unix_ms: 1_795_578_885_123 };
             let shards = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
             Self {
-                connection: Connection::new(TcpStream::from_std(socket), now.monotonic),
+                connection: Connection::new(line, now.monotonic),
                 peer,
                 pages: Pages::new(Arc::new(Lifecycle::new()), shards, now.monotonic),
                 now,

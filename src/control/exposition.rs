@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::process::ProcessFigures;
 use crate::metrics::cell::{BUCKETS, Counter, Histogram};
 use crate::metrics::names::{self, Metric};
-use crate::metrics::{DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics};
+use crate::metrics::{DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics, TLS_RESULTS};
 use crate::protocol::close::CLOSE_CODES;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
 use crate::protocol::status::Status;
@@ -50,6 +50,7 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
     text.by_cell(&names::ERRORS_TOTAL, ERROR_CODES.map(|(code, _)| code), shards, |shard| &shard.errors);
     text.by_cell(&names::REFUSALS_TOTAL, REFUSALS.map(|(_, _, reason)| reason), shards, |shard| &shard.refusals);
     text.by_cell(&names::CONNECTIONS_DROPPED_TOTAL, DROP_REASONS, shards, |shard| &shard.drops);
+    text.by_cell(&names::TLS_HANDSHAKES_TOTAL, TLS_RESULTS, shards, |shard| &shard.tls_handshakes);
     text.single(&names::BYTES_RECEIVED_TOTAL, sum(|shard| shard.bytes_received_total.get()));
     text.single(&names::BYTES_SENT_TOTAL, sum(|shard| shard.bytes_sent_total.get()));
     text.by_shard(&names::SHARD_CONNECTIONS, shards, |shard| shard.connections_current.get());

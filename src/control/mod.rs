@@ -8,8 +8,10 @@ pub mod connection;
 pub mod exposition;
 pub mod health;
 pub mod http;
+pub mod line;
 pub mod pages;
 pub mod process;
+pub mod reload;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -21,11 +23,14 @@ use crossbeam_channel::Receiver;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::SIGHUP;
 use signal_hook_mio::v1_0::Signals;
 
 use self::connection::{Connection, Driven};
 use self::health::Lifecycle;
+use self::line::Line;
 use self::pages::{Now, Pages};
+use self::reload::KeyReload;
 use crate::metrics::ShardMetrics;
 use crate::protocol::plain::PlainRequest;
 use crate::shard::ConnectionId;
@@ -86,10 +91,12 @@ pub struct ControlParts {
     pub lifecycle: Arc<Lifecycle>,
     /// The cells of all shards, shard k at k.
     pub shards: Vec<Arc<ShardMetrics>>,
+    /// Certificate and key, where TLS is spoken.
+    pub keys: Option<KeyReload>,
     /// Takes the answer to a [`ControlMessage::Request`]: its shard, its connection, and the bytes, which end
     /// with the response. Must not block.
     pub answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
-    /// Called with the number of each signal that is heard; equal ones in quick succession may come as one.
+    /// Called with the number of each signal that is heard but SIGHUP, which reads files anew; equal ones in quick succession may come as one.
     /// Must not block.
     pub on_signal: Box<dyn FnMut(i32) + Send>,
 }
@@ -118,6 +125,9 @@ pub fn run(parts: ControlParts) -> io::Result<()> {
         control.accept(now);
         control.drive_unfinished(now);
         control.expire(now);
+        if let Some(keys) = &mut control.keys {
+            keys.look(now.monotonic);
+        }
     }
 }
 
@@ -145,6 +155,7 @@ struct Control {
     listener: TcpListener,
     signals: Signals,
     inbox: Receiver<ControlMessage>,
+    keys: Option<KeyReload>,
     answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
     on_signal: Box<dyn FnMut(i32) + Send>,
     pages: Pages,
@@ -162,7 +173,7 @@ struct Control {
 
 impl Control {
     fn new(parts: ControlParts) -> io::Result<Self> {
-        let ControlParts { poll, listener, mut signals, inbox, lifecycle, shards, answer, on_signal } = parts;
+        let ControlParts { poll, listener, mut signals, inbox, lifecycle, shards, keys, answer, on_signal } = parts;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER_TOKEN, Interest::READABLE)?;
@@ -172,6 +183,7 @@ impl Control {
             listener,
             signals,
             inbox,
+            keys,
             answer,
             on_signal,
             pages: Pages::new(lifecycle, shards, Instant::now()),
@@ -193,7 +205,8 @@ impl Control {
             return Some(Duration::ZERO);
         }
         let deadlines = self.places.iter().flatten().map(|place| place.connection.deadline());
-        let next = deadlines.chain(self.accept_pause).min()?;
+        let look = self.keys.as_ref().map(KeyReload::next_look);
+        let next = deadlines.chain(self.accept_pause).chain(look).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -204,7 +217,11 @@ impl Control {
             LISTENER_TOKEN => self.may_accept = true,
             SIGNALS_TOKEN => {
                 for signal in self.signals.pending() {
-                    (self.on_signal)(signal);
+                    match (signal, &mut self.keys) {
+                        (SIGHUP, Some(keys)) => keys.reload(),
+                        (SIGHUP, None) => tracing::info!("SIGHUP: no file is in use that could be read anew"),
+                        _ => (self.on_signal)(signal),
+                    }
                 }
             }
             token => self.drive(token, now),
@@ -238,7 +255,10 @@ impl Control {
         let was_failing = self.accept_pause.take().is_some();
         for _ in 0..TURN_ACCEPTS {
             match self.accept_once() {
-                Ok((socket, _)) => self.admit(Connection::new(socket, now.monotonic), now),
+                Ok((socket, peer)) => {
+                    let line = Line::new(socket, peer, self.keys.as_ref().map(KeyReload::operators));
+                    self.admit(Connection::new(line, now.monotonic), now);
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
                         self.may_accept = false;
@@ -409,6 +429,7 @@ mod tests {
                 inbox,
                 lifecycle: Arc::clone(&lifecycle),
                 shards: shards.clone(),
+                keys: None,
                 answer: Box::new(move |shard, connection, bytes| {
                     answer_sender.send((shard, connection, bytes)).unwrap();
                 }),

@@ -2,9 +2,15 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::secure::{self, Trust};
 
 /// How many connections one source address gets by default: past some 14,000 the kernel's search for a free port
 /// falls from 25,000 a second to 370.
@@ -104,6 +110,8 @@ pub struct Target {
     pub authority: String,
     /// Path and query up to the value of `userId`, which comes last: `/?userId=`.
     pub path_start: String,
+    /// Whose certificate the server must show; none where TLS is not spoken.
+    pub name: Option<ServerName<'static>>,
 }
 
 /// All that a run is told. Every number is within its bounds.
@@ -145,6 +153,8 @@ pub struct Settings {
     pub heartbeat: HeartbeatForm,
     /// What answers are held against.
     pub expect: Expect,
+    /// How TLS is spoken, where it is.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Settings {
@@ -159,6 +169,7 @@ impl Settings {
     fn from_matches(matches: &ArgMatches) -> Result<Self, String> {
         let url = matches.get_one::<String>("url").ok_or("the URL is missing")?;
         let target = target(url, matches.get_flag("allow-remote"))?;
+        let tls = target.name.is_some().then(|| tls(matches)).transpose()?;
         let connections = number(matches, "connections")?;
         let mode: Mode = *matches.get_one("mode").ok_or("--mode is missing")?;
         let addresses_needed = connections.div_ceil(CONNECTIONS_PER_ADDRESS);
@@ -193,6 +204,7 @@ impl Settings {
             local_addresses,
             heartbeat: *matches.get_one("heartbeat").ok_or("--heartbeat is missing")?,
             expect: *matches.get_one("expect").ok_or("--expect is missing")?,
+            tls,
         })
     }
 
@@ -222,7 +234,7 @@ pub fn command() -> Command {
     Command::new("rollcall load")
         .no_binary_name(true)
         .about("Opens many connections to a server, sends heartbeats, checks every answer and measures.")
-        .arg(Arg::new("url").value_name("URL").required(true).help("Where to: ws://127.0.0.1:3000/"))
+        .arg(Arg::new("url").value_name("URL").required(true).help("Where to: ws://127.0.0.1:3000/ or wss://…"))
         .arg(count("connections", "1000", 1, 10_000_000, "How many connections"))
         .arg(count("rate-connect", "5000", 0, 1_000_000, "Connects a second; 0 is as fast as they come"))
         .arg(count("connects-in-flight", "512", 1, 65_536, "Connections between connect and CONNECT at a time"))
@@ -269,11 +281,43 @@ pub fn command() -> Command {
                 .value_parser(|text: &str| one_of(text, &Expect::ALL, Expect::name)),
         )
         .arg(
+            value("tls-ca", "FILE", "wss: PEM file of the authorities that the server's certificate must come from")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            Arg::new("tls-insecure")
+                .long("tls-insecure")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("tls-ca")
+                .help("wss: takes any certificate"),
+        )
+        .arg(
+            Arg::new("tls-resume")
+                .long("tls-resume")
+                .action(ArgAction::SetTrue)
+                .help("wss: connections resume the sessions of others; without it every handshake is full"),
+        )
+        .arg(
+            value("tls-version", "VERSION", "wss: 1.3 or 1.2")
+                .default_value("1.3")
+                .value_parser(["1.2", "1.3"]),
+        )
+        .arg(
             Arg::new("allow-remote")
                 .long("allow-remote")
                 .action(ArgAction::SetTrue)
                 .help("Allows a target that is not loopback; only for hosts that are yours"),
         )
+}
+
+fn tls(matches: &ArgMatches) -> Result<Arc<ClientConfig>, String> {
+    let trust = match matches.get_one::<PathBuf>("tls-ca") {
+        Some(path) => Trust::Authorities(path.clone()),
+        None if matches.get_flag("tls-insecure") => Trust::Anybody,
+        None => return Err("a wss:// URL needs --tls-ca FILE, or --tls-insecure".to_owned()),
+    };
+    let is_old = matches.get_one::<String>("tls-version").is_some_and(|version| version == "1.2");
+    secure::config(&trust, is_old, matches.get_flag("tls-resume"))
 }
 
 fn number(matches: &ArgMatches, name: &str) -> Result<usize, String> {
@@ -319,13 +363,11 @@ fn users_prefix(text: &str) -> Result<[u8; 8], String> {
     Ok(prefix)
 }
 
-/// Takes `ws://host[:port][/path][?query]` apart. The host must be loopback unless `allow_remote`.
+/// Takes `ws://host[:port][/path][?query]`, or the same with `wss`, apart. The host must be loopback unless `allow_remote`.
 fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
-    let shape = || format!("{url} is no URL of the form ws://HOST:PORT/PATH");
-    if url.starts_with("wss://") {
-        return Err(format!("{url}: TLS is not spoken here, use a ws:// URL"));
-    }
-    let rest = url.strip_prefix("ws://").ok_or_else(shape)?;
+    let shape = || format!("{url} is no URL of the form ws://HOST:PORT/PATH or wss://HOST:PORT/PATH");
+    let secure = url.strip_prefix("wss://");
+    let rest = secure.or_else(|| url.strip_prefix("ws://")).ok_or_else(shape)?;
     if !rest.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'#') {
         return Err(format!("{url}: a URL has no blanks, controls or fragment, and other characters are written %xx"));
     }
@@ -334,7 +376,10 @@ fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
         return Err(shape());
     }
     let has_port = authority.rfind(':').is_some_and(|colon| colon > authority.rfind(']').unwrap_or(0));
-    let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let port = if secure.is_some() { 443 } else { 80 };
+    let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
+    let host = with_port.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let name = secure.map(|_| ServerName::try_from(host).map_err(|_| shape())).transpose()?;
     let addresses: Vec<SocketAddr> =
         with_port.to_socket_addrs().map_err(|error| format!("{authority} cannot be resolved: {error}"))?.collect();
     let usable = |address: &&SocketAddr| allow_remote || address.ip().is_loopback();
@@ -361,6 +406,7 @@ fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
         address,
         authority: authority.to_owned(),
         path_start: format!("{slash}{path}{joint}userId="),
+        name,
     })
 }
 
@@ -440,7 +486,7 @@ mod tests {
         for (line, named) in [
             ("", "URL"),
             ("http://127.0.0.1:3000/", "ws://HOST:PORT/PATH"),
-            ("wss://127.0.0.1:3000/", "TLS"),
+            ("wss://127.0.0.1:3000/", "--tls-ca"),
             ("ws://:3000/", "resolved"),
             ("ws://a@127.0.0.1:3000/", "ws://HOST:PORT/PATH"),
             ("ws://127.0.0.1:0/", "port 0"),

@@ -345,6 +345,7 @@ mod tests {
             address: "127.0.0.1:3000".parse().unwrap(),
             authority: "127.0.0.1:3000".to_owned(),
             path_start: "/?userId=".to_owned(),
+            name: None,
         };
         let mut bytes = Vec::new();
         write_request(&mut bytes, &target, &user_id(b"00000000", 1), 1);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use mio::event::Event;
 use mio::net::TcpStream;
+use rustls::client::UnbufferedClientConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::cli::{Mode, Settings};
@@ -14,6 +15,7 @@ use super::client::{self, Checker, Frame};
 use super::failure::{Failure, Failures};
 use super::pace::HeartbeatPace;
 use crate::sys;
+use crate::tls::session::{ClientSession, Phase};
 
 /// Bytes that may wait for one socket: far more than heartbeats of a peer that reads at all.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
@@ -120,6 +122,8 @@ pub struct Context {
     pub tally: Tally,
     checker: Checker,
     heartbeat: Vec<u8>,
+    /// What one read of TLS brought.
+    plaintext: Vec<u8>,
 }
 
 impl Context {
@@ -135,6 +139,7 @@ impl Context {
             tally: Tally::new()?,
             checker: Checker::new(settings.expect, text),
             heartbeat,
+            plaintext: Vec::new(),
             settings,
         })
     }
@@ -156,6 +161,8 @@ pub enum End {
 enum State {
     /// For the handshake of TCP.
     Connecting,
+    /// For the handshake of TLS.
+    Securing,
     /// For the response to its upgrade request.
     Upgrading,
     /// For CONNECT.
@@ -189,6 +196,7 @@ pub struct Connection {
     /// When the last heartbeat was sent; before it is open, when the connect began; after it, when the close was sent.
     at_ns: u64,
     rare: Option<Box<Rare>>,
+    tls: Option<Box<ClientSession>>,
 }
 
 impl Connection {
@@ -215,6 +223,7 @@ impl Connection {
             answered: 0,
             at_ns: context.now_ns,
             rare: None,
+            tls: None,
         })
     }
 
@@ -222,7 +231,7 @@ impl Connection {
     pub fn ready(&mut self, event: &Event, buffer: &mut [u8], context: &mut Context) -> Result<(), End> {
         if self.state == State::Connecting {
             self.connected(context)?;
-        } else if event.is_writable() && self.rare.is_some() {
+        } else if event.is_writable() && (self.rare.is_some() || self.tls.is_some()) {
             self.flush()?;
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -255,7 +264,9 @@ impl Connection {
     /// Takes this connection out of the counts of those that are there: it ends, or is being closed.
     pub fn leave(&mut self, context: &mut Context) {
         match self.state {
-            State::Connecting | State::Upgrading | State::FirstMessage => context.tally.in_flight -= 1,
+            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage => {
+                context.tally.in_flight -= 1
+            }
             State::Open => {
                 context.tally.open -= 1;
                 context.tally.outstanding -= u64::from(self.sent.wrapping_sub(self.answered));
@@ -286,7 +297,9 @@ impl Connection {
             return None;
         }
         match self.state {
-            State::Connecting | State::Upgrading | State::FirstMessage => Some(Failure::HandshakeTimeout),
+            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage => {
+                Some(Failure::HandshakeTimeout)
+            }
             State::Closing => Some(Failure::CloseTimeout),
             State::Open => None,
         }
@@ -296,6 +309,15 @@ impl Connection {
         if let Some(error) = self.stream.take_error().unwrap_or_else(Some) {
             return Err(End::Connect(error));
         }
+        let Settings { target, tls, .. } = &*context.settings;
+        let (Some(config), Some(name)) = (tls, &target.name) else { return self.upgrade(context) };
+        let side = UnbufferedClientConnection::new(Arc::clone(config), name.clone());
+        self.tls = Some(Box::new(ClientSession::new(side.map_err(|_| End::Failed(Failure::Tls))?)));
+        self.state = State::Securing;
+        self.decrypt(&mut [], &mut Vec::new())
+    }
+
+    fn upgrade(&mut self, context: &Context) -> Result<(), End> {
         let index = self.index as usize;
         let mut request = Vec::with_capacity(512);
         client::write_request(&mut request, &context.settings.target, &self.user_id(context), index);
@@ -310,11 +332,19 @@ impl Connection {
     /// A short read means drained; after the peer's end, which brings no second edge, it reads on to 0.
     fn read(&mut self, to_the_end: bool, buffer: &mut [u8], context: &mut Context) -> Result<(), End> {
         loop {
+            if self.tls.as_ref().is_some_and(|tls| tls.phase() == Phase::PeerClosed) {
+                let is_due = self.state == State::Closing;
+                return Err(if is_due { End::Orderly } else { End::Failed(Failure::Ended) });
+            }
             match self.stream.read(buffer) {
                 Ok(0) if self.state == State::Closing => return Err(End::Orderly),
                 Ok(0) => return Err(End::Failed(Failure::Ended)),
                 Ok(count) => {
-                    self.received(&buffer[..count], context)?;
+                    if self.tls.is_some() {
+                        self.received_records(&mut buffer[..count], context)?;
+                    } else {
+                        self.received(&buffer[..count], context)?;
+                    }
                     if count < buffer.len() && !to_the_end {
                         return Ok(());
                     }
@@ -327,6 +357,34 @@ impl Connection {
                 },
             }
         }
+    }
+
+    fn received_records(&mut self, records: &mut [u8], context: &mut Context) -> Result<(), End> {
+        let mut plaintext = std::mem::take(&mut context.plaintext);
+        plaintext.clear();
+        let decrypted = self.decrypt(records, &mut plaintext);
+        if decrypted.is_ok() && self.state == State::Securing && self.is_secured() {
+            self.upgrade(context)?;
+        }
+        if !plaintext.is_empty() {
+            self.received(&plaintext, context)?;
+        }
+        context.plaintext = plaintext;
+        decrypted
+    }
+
+    /// Takes records, and sends what TLS answers of its own.
+    fn decrypt(&mut self, records: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), End> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let mut reply = Vec::new();
+        tls.receive(records, plaintext, &mut reply);
+        let (stream, state) = (&mut self.stream, self.state);
+        tls.owe(&reply, |bytes| send(stream, state, bytes))?;
+        if matches!(tls.phase(), Phase::Failed(_)) { Err(End::Failed(Failure::Tls)) } else { Ok(()) }
+    }
+
+    fn is_secured(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
     }
 
     fn received(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), End> {
@@ -460,20 +518,18 @@ impl Connection {
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> Result<usize, End> {
-        loop {
-            match self.stream.write(bytes) {
-                Ok(count) => return Ok(count),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(0),
-                    io::ErrorKind::Interrupted => {}
-                    _ if self.state == State::Closing => return Err(End::Orderly),
-                    _ => return Err(End::Failed(Failure::Reset)),
-                },
-            }
+        let (stream, state) = (&mut self.stream, self.state);
+        match &mut self.tls {
+            None => send(stream, state, bytes),
+            Some(tls) => tls.write(bytes, &mut Vec::new(), |record| send(stream, state, record)),
         }
     }
 
     fn flush(&mut self) -> Result<(), End> {
+        if let Some(tls) = self.tls.as_mut().filter(|tls| tls.owes()) {
+            let (stream, state) = (&mut self.stream, self.state);
+            tls.flush(|bytes| send(stream, state, bytes))?;
+        }
         let unsent = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.unsent)).unwrap_or_default();
         if !unsent.is_empty() {
             self.write(&unsent)?;
@@ -487,6 +543,12 @@ impl Connection {
     /// The failure of a shutdown is that of a connection which is gone: the next read says so.
     fn shut_when_sent(&mut self) {
         if self.rare.as_ref().is_none_or(|rare| rare.unsent.is_empty()) {
+            let (stream, state) = (&mut self.stream, self.state);
+            if let Some(tls) = &mut self.tls {
+                let mut close = Vec::new();
+                tls.close(&mut close);
+                let _ = tls.owe(&close, |bytes| send(stream, state, bytes));
+            }
             let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
@@ -494,5 +556,20 @@ impl Connection {
     /// The socket, to be registered with a poll.
     pub fn source(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+}
+
+/// How many bytes the socket takes.
+fn send(stream: &mut TcpStream, state: State, bytes: &[u8]) -> Result<usize, End> {
+    loop {
+        match stream.write(bytes) {
+            Ok(count) => return Ok(count),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(0),
+                io::ErrorKind::Interrupted => {}
+                _ if state == State::Closing => return Err(End::Orderly),
+                _ => return Err(End::Failed(Failure::Reset)),
+            },
+        }
     }
 }

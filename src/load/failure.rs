@@ -10,6 +10,8 @@ pub enum Failure {
     ConnectRefused,
     /// The connect failed otherwise: no free port or descriptor, no route.
     Connect,
+    /// No TLS came about, or it broke.
+    Tls,
     /// 503: the server takes no more.
     Unavailable,
     /// The response to the upgrade request is not 101 with its headers.
@@ -42,9 +44,10 @@ pub enum Failure {
 
 impl Failure {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ConnectRefused,
         Self::Connect,
+        Self::Tls,
         Self::Unavailable,
         Self::Response,
         Self::AcceptKey,
@@ -66,6 +69,7 @@ impl Failure {
         match self {
             Self::ConnectRefused => "connect_refused",
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Unavailable => "unavailable",
             Self::Response => "response",
             Self::AcceptKey => "accept_key",

@@ -6,6 +6,7 @@
 //! | [`worker`] | one thread: its poll, descriptor table, connections, pace |
 //! | [`connection`] | one connection's life, its socket |
 //! | [`client`] | bytes ↔ requests, frames, answers; sans-IO |
+//! | [`secure`] | how TLS is spoken, where it is |
 //! | [`pace`] | when things are due; no clock |
 //! | [`failure`] | what can go wrong, counted |
 //! | [`measure`] | CPU and memory of processes |
@@ -21,6 +22,7 @@ pub mod failure;
 pub mod measure;
 pub mod pace;
 pub mod report;
+pub mod secure;
 pub mod worker;
 
 use std::ffi::OsString;

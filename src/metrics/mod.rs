@@ -58,7 +58,13 @@ pub const SENT_TYPES: [&str; 6] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR", "
 
 /// Why an open connection ended without a closing handshake,
 /// as `rollcall_connections_dropped_total{reason}` tells them.
-pub const DROP_REASONS: [&str; 2] = ["send_timeout", "peer_reset"];
+pub const DROP_REASONS: [&str; 3] = ["send_timeout", "peer_reset", "tls"];
+
+/// The place among [`DROP_REASONS`] of connections whose peer broke TLS.
+pub const DROP_TLS: usize = 2;
+
+/// How TLS handshakes end, as `rollcall_tls_handshakes_total{result}` tells them.
+pub const TLS_RESULTS: [&str; 5] = ["full", "resumed", "failed", "not_tls", "abandoned"];
 
 /// Everything one shard counts. Written by that shard's thread alone, read by control.
 ///
@@ -93,6 +99,8 @@ pub struct ShardMetrics {
     pub refusals: [Counter; REFUSALS.len()],
     /// Connections ended without a closing handshake, by [`DROP_REASONS`].
     pub drops: [Counter; DROP_REASONS.len()],
+    /// TLS handshakes that have ended, by [`TLS_RESULTS`].
+    pub tls_handshakes: [Counter; TLS_RESULTS.len()],
     /// Plain HTTP requests handed to control.
     pub http_requests_total: Counter,
     /// Pings sent to connections on which nothing had arrived.
@@ -139,6 +147,7 @@ impl Default for ShardMetrics {
             closes: Default::default(),
             refusals: Default::default(),
             drops: Default::default(),
+            tls_handshakes: Default::default(),
             http_requests_total: Counter::default(),
             probes_total: Counter::default(),
             bytes_received_total: Counter::default(),

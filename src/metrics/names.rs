@@ -81,10 +81,12 @@ table! {
         "Requests on the WebSocket port that were neither upgraded nor answered with a page, by reason.";
     CONNECTIONS_DROPPED_TOTAL: Counter, "rollcall_connections_dropped_total", Some("reason"), "connections",
         "Connections that ended without a closing handshake, by reason.";
+    TLS_HANDSHAKES_TOTAL: Counter, "rollcall_tls_handshakes_total", Some("result"), "handshakes",
+        "TLS handshakes on the WebSocket port that have ended, by result.";
     BYTES_RECEIVED_TOTAL: Counter, "rollcall_bytes_received_total", None, "bytes",
-        "Bytes read from sockets of the WebSocket port.";
+        "Bytes read from sockets of the WebSocket port; with TLS what was in their records.";
     BYTES_SENT_TOTAL: Counter, "rollcall_bytes_sent_total", None, "bytes",
-        "Bytes that sockets of the WebSocket port took.";
+        "Bytes that sockets of the WebSocket port took; with TLS what was in their records.";
     SHARD_CONNECTIONS: Gauge, "rollcall_shard_connections", Some("shard"), "connections",
         "Open WebSocket connections of a shard.";
     SHARD_SOCKETS: Gauge, "rollcall_shard_sockets", Some("shard"), "sockets",

@@ -317,11 +317,14 @@ pub enum Refusal {
     /// The server stops.
     #[error("The server is stopping; try again later.")]
     Draining,
+    /// No TLS came about in which a request could be heard, nor the answer.
+    #[error("The TLS handshake failed.")]
+    Tls,
 }
 
 /// Every refusal with its HTTP status and the label that `rollcall_refusals_total{reason}` gives it, in
 /// the order of the metric's cells.
-pub const REFUSALS: [(Refusal, u16, &str); 13] = [
+pub const REFUSALS: [(Refusal, u16, &str); 14] = [
     (Refusal::BadRequest, 400, "bad_request"),
     (Refusal::Body, 400, "body"),
     (Refusal::BadKey, 400, "bad_key"),
@@ -335,6 +338,7 @@ pub const REFUSALS: [(Refusal, u16, &str); 13] = [
     (Refusal::Memory, 503, "memory"),
     (Refusal::NoDescriptor, 503, "no_descriptor"),
     (Refusal::Draining, 503, "draining"),
+    (Refusal::Tls, 400, "tls"),
 ];
 
 impl Refusal {

@@ -15,7 +15,7 @@ pub mod sessions;
 pub mod virtual_driver;
 
 #[doc(hidden)]
-pub use fuzz::fuzz;
+pub use fuzz::{fuzz, fuzz_tls};
 
 use crate::presence::change::Moment;
 

@@ -1,5 +1,8 @@
 //! A driver without sockets and clocks: what tests, fuzz targets and benches run a [`Core`] with.
+//!
+//! A peer may speak TLS: then what it is sent and sends is ciphertext.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::core::{Appetite, Application, Core, Input, Limits, Output};
@@ -7,6 +10,7 @@ use super::{ConnectionId, Now};
 use crate::metrics::ShardMetrics;
 use crate::protocol::error::Refusal;
 use crate::protocol::plain::PlainRequest;
+use crate::tls::session::{Phase, ServerSession};
 
 /// A core with peers that are nothing but bytes.
 pub struct VirtualDriver<A: Application> {
@@ -32,6 +36,8 @@ pub struct Peer {
     pub in_kernel: Vec<u8>,
     /// How many bytes its socket still takes.
     pub room: usize,
+    /// The server's end of TLS with it.
+    pub tls: Option<Box<ServerSession>>,
     /// Whether it was told that nothing more comes.
     pub told_end: bool,
     /// Whether its socket was closed.
@@ -55,10 +61,11 @@ impl<A: Application> VirtualDriver<A> {
     /// A peer connects; returns its number.
     pub fn connect(&mut self, refusal: Option<Refusal>) -> usize {
         let peer = self.peers.len();
-        let accepted = self.core.accept(self.now, refusal, |_| Ok::<_, std::convert::Infallible>(peer));
+        let accepted = self.core.accept(self.now, refusal, |_| Ok::<_, Infallible>(peer));
         let Ok(connection) = accepted;
         let (received, in_kernel) = (Vec::new(), Vec::new());
-        self.peers.push(Peer { connection, received, in_kernel, room: usize::MAX, told_end: false, closed: false });
+        let (room, tls) = (usize::MAX, None);
+        self.peers.push(Peer { connection, received, in_kernel, room, tls, told_end: false, closed: false });
         peer
     }
 
@@ -80,6 +87,7 @@ impl<A: Application> VirtualDriver<A> {
     /// A peer's socket takes `room` bytes more from now on.
     pub fn make_room(&mut self, peer: usize, room: usize) {
         self.peers[peer].room = room;
+        self.peers[peer].pay_debts();
         let connection = self.peers[peer].connection;
         self.step(Input::Writable(connection));
         self.settle();
@@ -116,12 +124,10 @@ impl<A: Application> VirtualDriver<A> {
                 Output::Write { connection, socket, bytes } => {
                     let peer = &mut self.peers[*socket];
                     assert!(!peer.closed && !peer.told_end, "nothing is written after the end");
-                    let taken = bytes.len().min(peer.room);
-                    peer.room -= taken;
-                    peer.received.extend_from_slice(&bytes[..taken]);
+                    let taken = peer.write(bytes);
                     self.core.sent(self.now, connection, taken);
                 }
-                Output::ShutdownWrite(socket) => self.peers[*socket].told_end = true,
+                Output::ShutdownWrite(socket) => self.peers[*socket].shutdown_write(),
                 Output::Close(socket) => self.peers[socket].closed = true,
                 Output::Look(connection) => looks.push(connection),
                 Output::Ready(connection) => self.ready.push(connection),
@@ -160,9 +166,67 @@ impl<A: Application> VirtualDriver<A> {
                     if bytes.is_empty() {
                         return;
                     }
+                    let phase = self.peers[peer].decrypt(&mut bytes);
                     self.step(Input::Received { connection, bytes: &mut bytes });
+                    match phase {
+                        Some(Phase::PeerClosed) => return self.step(Input::Ended { connection, failed: false }),
+                        Some(Phase::Failed(_)) => {
+                            self.step(Input::Refused { connection, refusal: Refusal::Tls });
+                            return self.step(Input::Ended { connection, failed: false });
+                        }
+                        _ => {}
+                    }
                 }
             }
         }
     }
+}
+
+impl Peer {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let Self { tls, received, room, .. } = self;
+        let mut send = |bytes: &[u8]| Ok::<_, Infallible>(take(received, room, bytes));
+        let Ok(taken) = match tls {
+            Some(tls) => tls.write(bytes, &mut Vec::new(), send),
+            None => send(bytes),
+        };
+        taken
+    }
+
+    /// Sends what TLS has to say of its own and the socket did not take.
+    fn pay_debts(&mut self) {
+        let Self { tls, received, room, .. } = self;
+        if let Some(tls) = tls.as_mut().filter(|tls| tls.owes()) {
+            let Ok(_) = tls.flush(|bytes| Ok::<_, Infallible>(take(received, room, bytes)));
+        }
+    }
+
+    /// Puts the plaintext into the place of the ciphertext.
+    fn decrypt(&mut self, bytes: &mut Vec<u8>) -> Option<Phase> {
+        let Self { tls, received, room, .. } = self;
+        let tls = tls.as_mut()?;
+        let (mut plaintext, mut reply) = (Vec::new(), Vec::new());
+        tls.receive(bytes, &mut plaintext, &mut reply);
+        let Ok(()) = tls.owe(&reply, |bytes| Ok::<_, Infallible>(take(received, room, bytes)));
+        *bytes = plaintext;
+        Some(tls.phase())
+    }
+
+    fn shutdown_write(&mut self) {
+        self.told_end = true;
+        let Self { tls, received, room, .. } = self;
+        if let Some(tls) = tls {
+            let mut close = Vec::new();
+            tls.close(&mut close);
+            let Ok(()) = tls.owe(&close, |bytes| Ok::<_, Infallible>(take(received, room, bytes)));
+        }
+    }
+}
+
+/// What a socket with so much room takes of `bytes`.
+fn take(received: &mut Vec<u8>, room: &mut usize, bytes: &[u8]) -> usize {
+    let taken = bytes.len().min(*room);
+    *room -= taken;
+    received.extend_from_slice(&bytes[..taken]);
+    taken
 }

@@ -222,7 +222,7 @@ pub enum Input<'a> {
     Received {
         /// From whom.
         connection: ConnectionId,
-        /// What, at least one byte.
+        /// What; none where something came that means nothing yet.
         bytes: &'a mut [u8],
     },
     /// The driver came back for what [`Appetite::Unread`] told of.
@@ -247,6 +247,13 @@ pub enum Input<'a> {
     },
     /// Control takes no plain request now.
     Unanswered(ConnectionId),
+    /// The driver cannot hear what the peer asks: it is refused, if it has not been heard yet.
+    Refused {
+        /// Who.
+        connection: ConnectionId,
+        /// Why.
+        refusal: Refusal,
+    },
     /// From now on nobody is served any more; see [`Core::drain`].
     Drain,
     /// Only time has passed.
@@ -405,7 +412,13 @@ impl<A: Application, S> Core<A, S> {
             }
             Input::Looked(connection) => self.judge(now, connection, true),
             Input::Response { connection, bytes } => self.respond(now, connection, &bytes),
-            Input::Unanswered(connection) => self.leave_unanswered(now, connection),
+            Input::Unanswered(connection) => self.leave_unheard(now, connection, Refusal::Full),
+            Input::Refused { connection, refusal } => {
+                let phase = self.get_mut(connection).map(|record| &record.phase);
+                if matches!(phase, Some(Phase::Handshake { .. })) {
+                    self.leave_unheard(now, connection, refusal);
+                }
+            }
             Input::Drain => self.draining = Some(self.draining.unwrap_or(0)),
             Input::Tick => self.tick(now),
         }
@@ -937,9 +950,9 @@ impl<A: Application, S> Core<A, S> {
         }
     }
 
-    fn leave_unanswered(&mut self, now: Now, connection: ConnectionId) {
+    fn leave_unheard(&mut self, now: Now, connection: ConnectionId, refusal: Refusal) {
         let start = self.out.len();
-        self.refuse(now, connection, &Refusal::Full.into());
+        self.refuse(now, connection, &refusal.into());
         self.write_out(connection, start);
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::Waker;
 
 use crate::shard::ConnectionId;
+use crate::tls::ServerConfig;
 
 /// What control tells a shard.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum ControlOrder {
         /// Its bytes.
         bytes: Vec<u8>,
     },
+    /// Serve new connections with these keys.
+    Keys(Arc<ServerConfig>),
     /// Close everyone, then end.
     Drain,
 }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod inbox;
 pub mod listener;
 pub mod socket;
+pub mod tls_socket;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,10 +18,10 @@ use mio::{Events, Poll, Token};
 use self::clock::Clock;
 use self::inbox::{Address, ControlOrder, Inbox};
 use self::listener::{Accepted, Listener};
-use self::socket::{Socket, Transfer};
+use self::socket::{Socket, Transfer, Transport};
 use super::core::{Appetite, Application, Core, Input, Output};
 use super::{ConnectionId, Now};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{DROP_TLS, ShardMetrics};
 use crate::protocol::error::Refusal;
 use crate::protocol::plain::PlainRequest;
 
@@ -33,6 +34,10 @@ const ANSWERS_PER_CLOCK: u32 = 64;
 
 /// Deliveries that are made before they are written: what they take in the core's buffer is bounded by that.
 const DELIVERIES_PER_STEP: usize = 64;
+
+/// Handshakes that may wait for their turn: beyond that nobody is accepted, and a wave waits in the kernel, where it
+/// costs less and does not grow old against `handshake_timeout`.
+const HANDSHAKES_WAITING_MAX: usize = 1024;
 
 /// Connections that are closed in one turn while draining.
 const DRAIN_BUDGET: usize = 256;
@@ -62,7 +67,7 @@ pub struct PlainHandover {
 pub type HandOver = Box<dyn FnMut(PlainHandover) -> bool + Send>;
 
 /// What a shard is made of. All of it but the poll, the inbox and the addresses is made on the shard's own thread.
-pub struct ShardParts<A: Application> {
+pub struct ShardParts<A: Application, T: Transport> {
     /// Which of the shards.
     pub shard: usize,
     /// With the inbox's waker registered under [`WAKER`].
@@ -76,7 +81,9 @@ pub struct ShardParts<A: Application> {
     /// The listening socket.
     pub listener: Listener,
     /// The connections.
-    pub core: Core<A, Socket>,
+    pub core: Core<A, T>,
+    /// What lies between the core and all sockets.
+    pub transport: T::Shared,
     /// The clock that the core was begun with.
     pub clock: Clock,
     /// The cells of every shard; this one writes its own.
@@ -96,6 +103,8 @@ pub struct TurnLimits {
     pub accepts: usize,
     /// Messages that the application sends of its own accord in one turn at most.
     pub deliveries: usize,
+    /// Handshakes of TLS that are gone on with in one turn at most.
+    pub handshakes: usize,
     /// Connections of all shards together beyond which new ones are refused; 0 for no such limit.
     pub connections_max: usize,
     /// Bytes that the connections of all shards may hold together.
@@ -105,12 +114,14 @@ pub struct TurnLimits {
 }
 
 /// A shard at work.
-pub struct Shard<A: Application> {
-    parts: ShardParts<A>,
+pub struct Shard<A: Application, T: Transport> {
+    parts: ShardParts<A, T>,
     metrics: Arc<ShardMetrics>,
     buffer: Vec<u8>,
     /// Connections that were put aside with something left to read, each once.
     ready: VecDeque<ConnectionId>,
+    /// Connections whose handshake has something to go on with, in the order in which it came.
+    handshakes: VecDeque<ConnectionId>,
     /// Connections that are looked at before they are ended.
     looks: Vec<ConnectionId>,
     accepting: Accepting,
@@ -141,17 +152,18 @@ enum Accepting {
     Ended,
 }
 
-impl<A: Application> Shard<A> {
+impl<A: Application, T: Transport> Shard<A, T> {
     /// A shard that is ready to run.
     ///
     /// # Errors
     /// When the listener cannot be registered.
-    pub fn new(mut parts: ShardParts<A>) -> io::Result<Self> {
+    pub fn new(mut parts: ShardParts<A, T>) -> io::Result<Self> {
         parts.listener.register(parts.poll.registry(), LISTENER)?;
         Ok(Self {
             metrics: Arc::clone(&parts.metrics[parts.shard]),
             buffer: vec![0; parts.turn.read_buffer_bytes],
             ready: VecDeque::new(),
+            handshakes: VecDeque::new(),
             looks: Vec::new(),
             accepting: Accepting::Idle,
             unclocked: 0,
@@ -197,6 +209,7 @@ impl<A: Application> Shard<A> {
                     token => self.serve(now, connection_of(token), event),
                 }
             }
+            self.serve_handshakes(now);
             self.accept(now);
             self.tick(now);
             self.deliver(now);
@@ -214,7 +227,8 @@ impl<A: Application> Shard<A> {
         self.metrics.turn_ns.observe(self.clocked_ns - began.elapsed_ns);
         let before_ns = std::mem::replace(&mut self.cpu_ns, clock::thread_cpu_ns());
         self.metrics.turn_cpu_ns.observe(self.cpu_ns - before_ns);
-        self.metrics.held_bytes.set(self.parts.core.held_bytes() as u64);
+        let held_bytes = self.parts.core.held_bytes() + T::held_bytes(&self.parts.transport);
+        self.metrics.held_bytes.set(held_bytes as u64);
     }
 
     /// How long poll may sleep.
@@ -222,6 +236,7 @@ impl<A: Application> Shard<A> {
         let now_ms = self.parts.clock.elapsed_ns() / 1_000_000;
         let due_now = self.drains_on
             || !self.ready.is_empty()
+            || !self.handshakes.is_empty()
             || self.accepting == Accepting::Due && !self.parts.listener.rests(now_ms);
         if due_now || !self.parts.inbox.fall_asleep() {
             return Some(Duration::ZERO);
@@ -246,6 +261,7 @@ impl<A: Application> Shard<A> {
                     self.handed_over -= 1;
                     self.step(now, Input::Response { connection, bytes });
                 }
+                ControlOrder::Keys(keys) => T::set_keys(&mut self.parts.transport, keys),
                 ControlOrder::Drain => self.begin_drain(now),
             }
         }
@@ -258,12 +274,42 @@ impl<A: Application> Shard<A> {
 
     fn serve(&mut self, now: Now, connection: ConnectionId, event: &Event) {
         if event.is_writable() {
-            self.step(now, Input::Writable(connection));
+            self.resume_writing(now, connection);
         }
         let tells_of_reading = event.is_readable() || event.is_read_closed() || event.is_error();
         if tells_of_reading && !self.is_put_aside(connection) {
             let ends = event.is_read_closed() || event.is_error();
-            self.read(now, connection, ends);
+            match self.parts.core.socket_mut(connection) {
+                // A wave of handshakes must not keep those waiting who are connected.
+                Some(socket) if socket.is_costly() => {
+                    if socket.mark_waiting(true) {
+                        self.handshakes.push_back(connection);
+                    }
+                }
+                _ => self.read(now, connection, ends),
+            }
+        }
+    }
+
+    fn resume_writing(&mut self, now: Now, connection: ConnectionId) {
+        let registry = self.parts.poll.registry();
+        if let Some(socket) = self.parts.core.socket_mut(connection)
+            && socket.writable(registry, &mut self.parts.transport)
+        {
+            self.put_aside(connection);
+        }
+        self.step(now, Input::Writable(connection));
+    }
+
+    /// Goes on with as many handshakes as a turn may.
+    fn serve_handshakes(&mut self, now: Now) {
+        for _ in 0..self.parts.turn.handshakes {
+            let Some(connection) = self.handshakes.pop_front() else { return };
+            if let Some(socket) = self.parts.core.socket_mut(connection) {
+                socket.mark_waiting(false);
+                // Whether its end was told of is not remembered.
+                self.read(now, connection, true);
+            }
         }
     }
 
@@ -271,7 +317,7 @@ impl<A: Application> Shard<A> {
         for _ in 0..self.ready.len() {
             let Some(connection) = self.ready.pop_front() else { return };
             if let Some(socket) = self.parts.core.socket_mut(connection) {
-                socket.is_put_aside = false;
+                socket.socket_mut().is_put_aside = false;
             }
             // Whether its end was told of is not remembered: reading until nothing is left finds it.
             self.read(now, connection, true);
@@ -281,13 +327,13 @@ impl<A: Application> Shard<A> {
     /// Has a connection read on in the next turn: its share of this one is used up.
     fn put_aside(&mut self, connection: ConnectionId) {
         let Some(socket) = self.parts.core.socket_mut(connection) else { return };
-        if !std::mem::replace(&mut socket.is_put_aside, true) {
+        if !std::mem::replace(&mut socket.socket_mut().is_put_aside, true) {
             self.ready.push_back(connection);
         }
     }
 
     fn is_put_aside(&mut self, connection: ConnectionId) -> bool {
-        self.parts.core.socket_mut(connection).is_some_and(|socket| socket.is_put_aside)
+        self.parts.core.socket_mut(connection).is_some_and(|socket| socket.socket().is_put_aside)
     }
 
     /// Reads a connection until nothing is left or its share of the turn is used up.
@@ -308,13 +354,15 @@ impl<A: Application> Shard<A> {
                 return self.put_aside(connection);
             }
             let Some(socket) = self.parts.core.socket_mut(connection) else { return };
-            match socket.read(&mut self.buffer[..left]) {
+            let transport = &mut self.parts.transport;
+            match socket.read(&mut self.buffer[..left], self.parts.poll.registry(), transport) {
                 Transfer::Bytes(count) => {
-                    let bytes = &mut self.buffer[..count];
+                    let bytes = T::received(&mut self.buffer[..count], transport);
                     self.parts.core.handle(now, Input::Received { connection, bytes });
                     self.act(now);
                     // Put aside where the core left some of it for the next turn.
-                    if count < left && !until_end || self.is_put_aside(connection) {
+                    let is_drained = count < left && !until_end && !self.has_more_to_say(connection);
+                    if is_drained || self.is_put_aside(connection) {
                         return;
                     }
                     left -= count;
@@ -322,12 +370,26 @@ impl<A: Application> Shard<A> {
                 Transfer::WouldBlock => return,
                 Transfer::End => return self.step(now, Input::Ended { connection, failed: false }),
                 Transfer::Failed => return self.step(now, Input::Ended { connection, failed: true }),
+                Transfer::Unheard => {
+                    self.step(now, Input::Refused { connection, refusal: Refusal::Tls });
+                }
+                Transfer::Broken => {
+                    self.metrics.drops[DROP_TLS].increment();
+                    return self.step(now, Input::Ended { connection, failed: false });
+                }
             }
         }
     }
 
+    fn has_more_to_say(&mut self, connection: ConnectionId) -> bool {
+        self.parts.core.socket_mut(connection).is_some_and(|socket| socket.has_more_to_say())
+    }
+
     fn accept(&mut self, now: Now) {
-        if self.accepting != Accepting::Due || self.parts.listener.rests(now.elapsed_ms()) {
+        if self.accepting != Accepting::Due
+            || self.handshakes.len() >= HANDSHAKES_WAITING_MAX
+            || self.parts.listener.rests(now.elapsed_ms())
+        {
             return;
         }
         self.weigh();
@@ -360,9 +422,12 @@ impl<A: Application> Shard<A> {
 
     fn welcome(&mut self, now: Now, stream: mio::net::TcpStream, refusal: Option<Refusal>) {
         let registry = self.parts.poll.registry();
-        let core = &mut self.parts.core;
+        let (core, transport) = (&mut self.parts.core, &mut self.parts.transport);
         let is_admitted = refusal.is_none();
-        let accepted = core.accept(now, refusal, |id| Socket::register(stream, is_admitted, registry, token_of(id)));
+        let accepted = core.accept(now, refusal, |id| {
+            let token = token_of(id);
+            T::new(Socket::register(stream, is_admitted, registry, token)?, token, transport)
+        });
         match accepted {
             Ok(_) => self.count_admitted(i64::from(is_admitted)),
             Err(error) => {
@@ -402,7 +467,7 @@ impl<A: Application> Shard<A> {
             self.step(now, Input::Tick);
         }
         while let Some(connection) = self.looks.pop() {
-            self.step(now, Input::Writable(connection));
+            self.resume_writing(now, connection);
             self.read(now, connection, true);
             self.step(now, Input::Looked(connection));
         }
@@ -465,9 +530,10 @@ impl<A: Application> Shard<A> {
     /// Does all that the core wants done.
     fn act(&mut self, now: Now) {
         while let Some(output) = self.parts.core.poll_output() {
+            let registry = self.parts.poll.registry();
             match output {
                 Output::Write { connection, socket, bytes } => {
-                    let taken = match socket.write(bytes, self.parts.poll.registry(), token_of(connection)) {
+                    let taken = match socket.write(bytes, registry, token_of(connection), &mut self.parts.transport) {
                         Transfer::Bytes(count) => Some(count),
                         _ => None,
                     };
@@ -480,10 +546,10 @@ impl<A: Application> Shard<A> {
                         self.read_clock();
                     }
                 }
-                Output::ShutdownWrite(socket) => socket.shutdown_write(),
+                Output::ShutdownWrite(socket) => socket.shutdown_write(registry, &mut self.parts.transport),
                 Output::Close(socket) => {
-                    let was_admitted = socket.is_admitted;
-                    drop(socket);
+                    let was_admitted = socket.socket().is_admitted;
+                    socket.close(registry, &mut self.parts.transport);
                     self.count_admitted(-i64::from(was_admitted));
                     if self.parts.listener.lacks_reserve() {
                         self.parts.listener.refill();

@@ -1,10 +1,124 @@
-//! A connection's socket.
+//! A connection's socket, and what may lie between it and the core.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+
+use crate::tls::ServerConfig;
+
+/// What lies between the core and a socket: nothing, or TLS. The core is given plaintext and gives plaintext.
+///
+/// A shard is compiled for each, so that a plain connection costs nothing for what it does not use.
+pub trait Transport: Sized {
+    /// What all connections of a shard share of it.
+    type Shared;
+
+    /// Takes over a socket that was registered under `token`.
+    ///
+    /// # Errors
+    /// When there is no memory, or no random number, for what the connection needs.
+    fn new(socket: Socket, token: Token, shared: &mut Self::Shared) -> io::Result<Self>;
+
+    /// The socket below.
+    fn socket(&self) -> &Socket;
+
+    /// The socket below.
+    fn socket_mut(&mut self) -> &mut Socket;
+
+    /// Reads what is there, up to the size of `buffer`. Says how many bytes the kernel gave; what they are to the
+    /// core is in [`Transport::received`], and may be nothing at all.
+    fn read(&mut self, buffer: &mut [u8], registry: &Registry, shared: &mut Self::Shared) -> Transfer;
+
+    /// What the last read brought, which left `buffer`.
+    fn received<'a>(buffer: &'a mut [u8], shared: &'a mut Self::Shared) -> &'a mut [u8];
+
+    /// Writes what the socket takes of `bytes`; where that is not all, poll tells when it takes more, and the next
+    /// write begins with what is left.
+    fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, shared: &mut Self::Shared) -> Transfer;
+
+    /// Poll has told that the socket takes bytes again. True when the connection is to be read, which had to wait.
+    fn writable(&mut self, registry: &Registry, shared: &mut Self::Shared) -> bool;
+
+    /// Says to the peer that nothing more will come.
+    fn shutdown_write(&mut self, registry: &Registry, shared: &mut Self::Shared);
+
+    /// The connection is over: the socket closes with this value.
+    fn close(self, registry: &Registry, shared: &mut Self::Shared);
+
+    /// Whether reading it now would begin what is costly, and has a budget of its own.
+    fn is_costly(&self) -> bool;
+
+    /// Notes that a costly read is under way or done; false when it was noted before.
+    fn mark_waiting(&mut self, waits: bool) -> bool;
+
+    /// Whether the next read says something although the socket may have nothing.
+    fn has_more_to_say(&self) -> bool;
+
+    /// From now on new connections are served with these keys.
+    fn set_keys(shared: &mut Self::Shared, keys: Arc<ServerConfig>);
+
+    /// Bytes that it holds for all connections of the shard.
+    fn held_bytes(shared: &Self::Shared) -> usize;
+}
+
+impl Transport for Socket {
+    type Shared = ();
+
+    fn new(socket: Socket, _: Token, (): &mut ()) -> io::Result<Self> {
+        Ok(socket)
+    }
+
+    fn socket(&self) -> &Socket {
+        self
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        self
+    }
+
+    fn read(&mut self, buffer: &mut [u8], _: &Registry, (): &mut ()) -> Transfer {
+        self.read_bytes(buffer)
+    }
+
+    fn received<'a>(buffer: &'a mut [u8], (): &'a mut ()) -> &'a mut [u8] {
+        buffer
+    }
+
+    fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, (): &mut ()) -> Transfer {
+        self.write_bytes(bytes, registry, token)
+    }
+
+    fn writable(&mut self, _: &Registry, (): &mut ()) -> bool {
+        false
+    }
+
+    fn shutdown_write(&mut self, _: &Registry, (): &mut ()) {
+        self.end_writing();
+    }
+
+    fn close(self, _: &Registry, (): &mut ()) {}
+
+    fn is_costly(&self) -> bool {
+        false
+    }
+
+    fn mark_waiting(&mut self, _: bool) -> bool {
+        false
+    }
+
+    fn has_more_to_say(&self) -> bool {
+        false
+    }
+
+    fn set_keys((): &mut (), _: Arc<ServerConfig>) {}
+
+    fn held_bytes((): &()) -> usize {
+        0
+    }
+}
 
 /// A connection's socket, as the core keeps it for the driver.
 #[derive(Debug)]
@@ -29,6 +143,10 @@ pub enum Transfer {
     End,
     /// None any more.
     Failed,
+    /// The peer did not come as far as to say anything: the connection is to be refused, unheard.
+    Unheard,
+    /// The peer has broken what protects the connection; it has been told.
+    Broken,
 }
 
 impl Socket {
@@ -42,7 +160,7 @@ impl Socket {
     }
 
     /// Reads what is there, up to the size of `buffer`.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Transfer {
+    pub fn read_bytes(&mut self, buffer: &mut [u8]) -> Transfer {
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => return Transfer::End,
@@ -57,7 +175,7 @@ impl Socket {
     }
 
     /// Writes what the socket takes of `bytes`; where that is not all, has poll tell when it takes more.
-    pub fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Transfer {
+    pub fn write_bytes(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Transfer {
         let mut taken = 0;
         while taken < bytes.len() {
             match self.stream.write(&bytes[taken..]) {
@@ -73,7 +191,7 @@ impl Socket {
     }
 
     /// Says to the peer that nothing more will come.
-    pub fn shutdown_write(&self) {
+    pub fn end_writing(&self) {
         // The peer may be gone already; then its end is what poll tells next.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
