@@ -347,7 +347,9 @@ def secured(stream, pace=100, size=200, room=255, changed=0x8000):
     return struct.pack(">BBBH", pace, size, room, changed) + stream
 
 
-CLIENT_HELLO = bytes.fromhex("160301003f0100003b0303") + bytes(32) + bytes.fromhex("000004130113020100000e002b0003020304")
+CLIENT_HELLO = bytes.fromhex("160301003f0100003b0303") + bytes(32)
+CLIENT_HELLO += bytes.fromhex("000004130113020100000e002b0003020304")
+SSL_2_HELLO = bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0")
 tls = {
     "heartbeats": secured(HEARTBEAT * 3 + close(1000)),
     "wire_cut_after_each_byte": secured(HEARTBEAT * 3 + close(1000), pace=1),
@@ -376,7 +378,7 @@ tls = {
     "handshake_of_16_mib_announced": bytes([0xFF, 0, 0, 0, 0]) + bytes.fromhex("160301400001ffffff") + bytes(16380),
     "endless_handshake_records": bytes([0xFF, 0, 0, 0, 0])
     + b"".join(bytes.fromhex("160301000501") + b"\0\xff\xff\0" for _ in range(2000)),
-    "ssl_2_hello": bytes([0x85, 0, 0, 0, 0]) + bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0"),
+    "ssl_2_hello": bytes([0x85, 0, 0, 0, 0]) + SSL_2_HELLO,
     "garbage": bytes([0x90, 0, 0, 0, 0]) + bytes(range(256)) * 4,
 }
 

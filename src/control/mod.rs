@@ -96,7 +96,8 @@ pub struct ControlParts {
     /// Takes the answer to a [`ControlMessage::Request`]: its shard, its connection, and the bytes, which end
     /// with the response. Must not block.
     pub answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
-    /// Called with the number of each signal that is heard but SIGHUP, which reads files anew; equal ones in quick succession may come as one.
+    /// Called with the number of each signal that is heard but SIGHUP, which reads files anew; equal ones in quick
+    /// succession may come as one.
     /// Must not block.
     pub on_signal: Box<dyn FnMut(i32) + Send>,
 }

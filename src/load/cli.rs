@@ -363,7 +363,8 @@ fn users_prefix(text: &str) -> Result<[u8; 8], String> {
     Ok(prefix)
 }
 
-/// Takes `ws://host[:port][/path][?query]`, or the same with `wss`, apart. The host must be loopback unless `allow_remote`.
+/// Takes `ws://host[:port][/path][?query]`, or the same with `wss`, apart. The host must be loopback unless
+/// `allow_remote`.
 fn target(url: &str, allow_remote: bool) -> Result<Target, String> {
     let shape = || format!("{url} is no URL of the form ws://HOST:PORT/PATH or wss://HOST:PORT/PATH");
     let secure = url.strip_prefix("wss://");

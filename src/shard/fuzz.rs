@@ -36,9 +36,9 @@ pub fn fuzz(data: &[u8]) {
 /// Under TLS a connection hears and says what it would without, however its records are cut and however slowly its
 /// peer takes them; where a byte of them was changed it says the beginning of that, and nothing else.
 ///
-/// The first byte says how the stream is cut on the wire, and with its top bit that it is no TLS at all; the second how
-/// much of it goes into a record; the third how many bytes the peer's socket takes at a time; the fourth and fifth which
-/// byte of the stream is changed (none where the fourth has its top bit).
+/// The first byte says how the stream is cut on the wire, and with its top bit that it is no TLS at all; the second
+/// how much of it goes into a record; the third how many bytes the peer's socket takes at a time; the fourth and fifth
+/// which byte of the stream is changed (none where the fourth has its top bit).
 pub fn fuzz_tls(data: &[u8]) {
     let Some((&[pace, size, room, high, low], stream)) = data.split_first_chunk() else { return };
     let piece = usize::from(pace & 0x7f).max(1);

@@ -14,9 +14,11 @@ const CERTIFICATE: &[u8] = include_bytes!("../../fuzz/tls/certificate.pem");
 const KEY: &[u8] = include_bytes!("../../fuzz/tls/key.pem");
 const NAME: &str = "rollcall.test";
 
-static CONFIGS: LazyLock<Result<(Arc<ServerConfig>, Arc<ClientConfig>), Error>> = LazyLock::new(make);
+type Configs = (Arc<ServerConfig>, Arc<ClientConfig>);
 
-fn make() -> Result<(Arc<ServerConfig>, Arc<ClientConfig>), Error> {
+static CONFIGS: LazyLock<Result<Configs, Error>> = LazyLock::new(make);
+
+fn make() -> Result<Configs, Error> {
     let pem = |error: rustls::pki_types::pem::Error| Error::General(error.to_string());
     let certificate = CertificateDer::from_pem_slice(CERTIFICATE).map_err(pem)?;
     let key = PrivateKeyDer::from_pem_slice(KEY).map_err(pem)?;

@@ -306,11 +306,13 @@ impl<S: Side> Session<S> {
     }
 
     /// Appends what is to be told of a failure. The bytes that failed are shown again, for rustls knows how far it
-    /// came in them; it says what it has to say before it looks at them.
+    /// came in them; only while it has something to say, for then it says that before it looks at them.
     fn append_alerts(&mut self, bytes: &mut [u8], reply: &mut Vec<u8>) {
-        while let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(mut data)), .. } =
-            self.side.process(bytes)
-        {
+        while self.side.common().wants_write() {
+            let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(mut data)), .. } = self.side.process(bytes)
+            else {
+                return;
+            };
             append(reply, RECORD_OVERHEAD, |space| needs(data.encode(space)));
         }
     }

@@ -104,7 +104,7 @@ def test_both_versions_carry_a_whole_life():
                 answer = connection.ask(type="PRESENCE_UPDATE", id=1, payload={"status": "busy", "metadata": metadata})
                 assert answer["type"] == "ACK", answer
                 connection.send(type="DISCONNECT")
-                assert connection.closed() == (1000, "")
+                assert connection.closed()[0] == 1000
         assert server.handshakes("full") == 2
 
 
@@ -119,7 +119,7 @@ def test_alpn_is_http_1_1_or_nothing():
             Secured(server, context)
             raise AssertionError("h2 alone was taken")
         except ssl.SSLError as error:
-            assert "NO_APPLICATION_PROTOCOL" in str(error), error
+            assert "no application protocol" in str(error), error
 
 
 def test_pages_are_served_over_https_on_both_ports():
@@ -216,7 +216,8 @@ def test_keys_of_no_use_change_nothing_and_the_log_says_so():
             assert served() == before
             keys.certificate.write_text(whole)
             server.logged("were read anew")
-        assert not any("BEGIN" in line for line in server.log)
+        secrets = keys.key.read_text().split("\n")[1:-2]
+        assert secrets and not any(secret in line for line in server.log for secret in secrets)
 
 
 def test_keys_of_no_use_at_start_are_said_in_one_sentence():
@@ -378,7 +379,7 @@ def test_who_reads_slowly_gets_every_answer_in_order():
             raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.send(upgrade())
             assert raw.head() and raw.message()
-            pings = 3000
+            pings = 1500
             payload = lambda index: index.to_bytes(4, "big") * 30
             raw.socket.setblocking(False)
             waiting = b"".join(frame(PING, payload(index)) for index in range(pings))
@@ -420,9 +421,8 @@ def test_the_load_generator_speaks_it():
     from server import BINARY
 
     with Keys() as keys, TlsServer(keys) as server:
-        for more in ([], ["--tls-version", "1.2"], ["--tls-resume"], ["--mode", "churn", "--rate-connect", "50"]):
-            flags = ["--connections", "20", "--duration", "500ms", "--warm-up", "0", "--json", "--quiet"]
-            mode = [] if "churn" in more else ["--mode", "closed"]
-            url = f"wss://127.0.0.1:{server.port}/"
-            subprocess.run([BINARY, "load", url, "--tls-insecure", *flags, *mode, *more], check=True, capture_output=True)
+        for more in ("closed", "closed --tls-version 1.2", "idle", "churn --rate-connect 50 --tls-resume"):
+            flags = "--connections 20 --duration 1s --warm-up 0 --json --quiet --tls-insecure --mode " + more
+            load = [BINARY, "load", f"wss://127.0.0.1:{server.port}/", *flags.split()]
+            subprocess.run(load, check=True, capture_output=True)
         assert server.handshakes("full") > 40 and server.handshakes("resumed") > 0
