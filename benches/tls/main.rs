@@ -1,7 +1,7 @@
 //! What rustls's own server pays for a full handshake: the yardstick of Rollcall's.
 //!
-//! `tls CERTIFICATE KEY [COUNT]` shakes hands in memory, by rustls's ordinary API and with Rollcall's configuration, and
-//! prints the microseconds of the server's part of each (TLS 1.3). `benches/tls/run` sets it beside Rollcall.
+//! `tls CERTIFICATE KEY [COUNT]` shakes hands in memory, by rustls's ordinary API and with Rollcall's configuration,
+//! and prints the microseconds of the server's part of each (TLS 1.3). `benches/tls/run` sets it beside Rollcall.
 
 #![allow(clippy::print_stdout)]
 

@@ -5,6 +5,7 @@
 //! while it is not whole, ciphertext only while the socket does not take it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustls::HandshakeKind;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -87,6 +88,8 @@ pub enum Failure {
     NotTls,
     /// Broken records, nothing in common, a certificate that is missing or not trusted.
     Tls,
+    /// A panic below was caught: a bug, which costs this connection alone.
+    Fault,
 }
 
 /// One TLS connection.
@@ -139,18 +142,21 @@ impl<S: Side> Session<S> {
         let begins = self.phase == Phase::Handshake && self.side.common().protocol_version().is_none();
         let is_tls = |first: Option<&u8>| first.is_none_or(|first| *first == HANDSHAKE_RECORD);
         let foreign = begins && !is_tls(self.incoming.first().or(bytes.first()));
-        let rest = if self.incoming.is_empty() {
-            self.advance(bytes, plaintext, reply).map(|used| bytes[used..].to_vec())
-        } else {
-            let mut whole = std::mem::take(&mut self.incoming);
+        let rest = self.guarded(Err(Failure::Fault), |session| {
+            if session.incoming.is_empty() {
+                return session.advance(bytes, plaintext, reply).map(|used| bytes[used..].to_vec());
+            }
+            let mut whole = std::mem::take(&mut session.incoming);
             whole.extend_from_slice(bytes);
+            let used = session.advance(&mut whole, plaintext, reply)?;
             // Bytes that come one by one are appended in place; only what remains of more is moved.
-            self.advance(&mut whole, plaintext, reply)
-                .map(|used| if used == 0 { whole } else { whole[used..].to_vec() })
-        };
+            Ok(if used == 0 { whole } else { whole[used..].to_vec() })
+        });
         match rest {
             Ok(rest) if rest.len() <= INCOMPLETE_BYTES_MAX => self.incoming = rest,
-            _ => self.phase = Phase::Failed(if foreign { Failure::NotTls } else { Failure::Tls }),
+            Ok(_) | Err(Failure::Tls) if foreign => self.phase = Phase::Failed(Failure::NotTls),
+            Ok(_) => self.phase = Phase::Failed(Failure::Tls),
+            Err(failure) => self.phase = Phase::Failed(failure),
         }
     }
 
@@ -187,7 +193,7 @@ impl<S: Side> Session<S> {
         while self.outgoing.is_empty() && taken < plaintext.len() {
             let end = plaintext.len().min(taken + RECORD_BYTES);
             record.clear();
-            if !self.encrypt(&plaintext[taken..end], record) {
+            if !self.guarded(false, |session| session.encrypt(&plaintext[taken..end], record)) {
                 return Ok(plaintext.len());
             }
             let sent = send(record)?;
@@ -226,10 +232,13 @@ impl<S: Side> Session<S> {
         if !self.can_write() || std::mem::replace(&mut self.said_close, true) {
             return;
         }
-        let Self { side, incoming, .. } = self;
-        if let UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } = side.process(incoming) {
-            append(reply, RECORD_OVERHEAD, |space| needs(traffic.queue_close_notify(space)));
-        }
+        self.guarded((), |session| {
+            let Self { side, incoming, .. } = session;
+            let status = side.process(incoming);
+            if let UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } = status {
+                append(reply, RECORD_OVERHEAD, |space| needs(traffic.queue_close_notify(space)));
+            }
+        });
     }
 
     /// Where it stands.
@@ -271,8 +280,17 @@ impl<S: Side> Session<S> {
         matches!(self.phase, Phase::Established | Phase::PeerClosed) && !self.said_close
     }
 
+    /// Does a step in which foreign code works on what a peer sent. A panic there is the end of this session, and of
+    /// nothing else: what it left half done is not looked at again.
+    fn guarded<R>(&mut self, otherwise: R, step: impl FnOnce(&mut Self) -> R) -> R {
+        catch_unwind(AssertUnwindSafe(|| step(self))).unwrap_or_else(|_| {
+            self.phase = Phase::Failed(Failure::Fault);
+            otherwise
+        })
+    }
+
     /// Takes every step that `bytes` allows; returns how many of them are done with.
-    fn advance(&mut self, bytes: &mut [u8], plaintext: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<usize, Broken> {
+    fn advance(&mut self, bytes: &mut [u8], plaintext: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<usize, Failure> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } = self.side.process(&mut bytes[used..]);
@@ -295,10 +313,10 @@ impl<S: Side> Session<S> {
                     return Ok(used + discard);
                 }
                 // Early data is never offered.
-                Ok(_) => return Err(Broken),
+                Ok(_) => return Err(Failure::Tls),
                 Err(_) => {
                     self.append_alerts(&mut bytes[used..], reply);
-                    return Err(Broken);
+                    return Err(Failure::Tls);
                 }
             }
             used += discard;
@@ -336,9 +354,6 @@ impl<S: Side> Session<S> {
         }
     }
 }
-
-/// The peer, or what it sent, cannot be gone on with.
-struct Broken;
 
 /// What encoding came to: its length, or how much space it needs; `None` when it cannot be done.
 type Encoded = Result<usize, Option<usize>>;
@@ -591,6 +606,33 @@ mod tests {
             assert_eq!(pair.take(), b"meanwhilethen");
         }
         assert!((20..40).contains(&update.len()));
+    }
+
+    /// A server whose TLS has a bug.
+    struct Faulty(UnbufferedServerConnection);
+
+    impl Side for Faulty {
+        type Data = ServerConnectionData;
+
+        fn process<'c, 'i>(&'c mut self, _: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+            panic!("a bug");
+        }
+
+        fn common(&self) -> &UnbufferedConnectionCommon<ServerConnectionData> {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_panic_is_the_end_of_that_session_alone() {
+        let mut session = Session::new(Faulty(rehearsal::sides().0));
+        session.receive(&mut [HANDSHAKE_RECORD], &mut Vec::new(), &mut Vec::new());
+        assert_eq!(session.phase(), Phase::Failed(Failure::Fault));
+        let mut session = Session::new(Faulty(rehearsal::sides().0));
+        session.phase = Phase::Established;
+        let sent = session.write(b"word", &mut Vec::new(), |_| Err(()));
+        assert_eq!((sent, session.phase()), (Ok(4), Phase::Failed(Failure::Fault)));
+        session.close(&mut Vec::new());
     }
 
     #[test]

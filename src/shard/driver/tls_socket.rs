@@ -1,7 +1,6 @@
 //! A connection's socket under TLS: what the core gives is encrypted on its way out, what comes is decrypted.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use mio::{Registry, Token};
@@ -124,15 +123,16 @@ impl Transport for TlsSocket {
     fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, shared: &mut TlsShared) -> Transfer {
         let Inner { socket, session, .. } = &mut *self.0;
         let send = |bytes: &[u8]| send(socket, bytes, registry, token);
-        let written = catch_unwind(AssertUnwindSafe(|| session.write(bytes, &mut shared.record, send)));
+        let had_failed = matches!(session.phase(), Phase::Failed(_));
+        let written = session.write(bytes, &mut shared.record, send);
         self.0.count_bytes(shared);
         match written {
-            Ok(Ok(taken)) => Transfer::Bytes(taken),
-            Ok(Err(transfer)) => transfer,
-            Err(_) => {
+            _ if self.0.session.phase() == Phase::Failed(Failure::Fault) && !had_failed => {
                 shared.metrics.panics_total.increment();
                 Transfer::Failed
             }
+            Ok(taken) => Transfer::Bytes(taken),
+            Err(transfer) => transfer,
         }
     }
 
@@ -198,8 +198,8 @@ impl Inner {
         let Self { socket, token, session, .. } = self;
         let TlsShared { plaintext, reply, metrics, .. } = shared;
         reply.clear();
-        // As at the core's door: a panic costs this connection alone.
-        if catch_unwind(AssertUnwindSafe(|| session.receive(bytes, plaintext, reply))).is_err() {
+        session.receive(bytes, plaintext, reply);
+        if session.phase() == Phase::Failed(Failure::Fault) {
             metrics.panics_total.increment();
             return Some(Transfer::Failed);
         }
@@ -215,7 +215,7 @@ impl Inner {
             _ if !is_unheard && session.handshake_kind() == Some(HandshakeKind::Resumed) => RESUMED,
             _ if !is_unheard => FULL,
             Some(Failure::NotTls) => NOT_TLS,
-            Some(Failure::Tls) => FAILED,
+            Some(Failure::Tls | Failure::Fault) => FAILED,
             None => return None,
         };
         if !std::mem::replace(&mut self.is_counted, true) {
