@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
@@ -29,6 +30,7 @@ fn make() -> Result<Configs, Error> {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
     server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.ticketer = Ticketer::new()?;
     let mut client = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

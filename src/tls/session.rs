@@ -7,12 +7,12 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustls::HandshakeKind;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon, UnbufferedStatus,
 };
+use rustls::{HandshakeKind, ProtocolVersion};
 
 /// The most plaintext in one record (RFC 8446 §5.1).
 const RECORD_BYTES: usize = 16 * 1024;
@@ -36,6 +36,8 @@ pub const HANDSHAKE_RECORD: u8 = 0x16;
 pub trait Side {
     /// What rustls keeps for it.
     type Data;
+    /// Whether it gives out session tickets: what it says after a handshake of TLS 1.3 is nothing else.
+    const SENDS_TICKETS: bool;
 
     /// Takes the next step on what has come.
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
@@ -46,6 +48,7 @@ pub trait Side {
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    const SENDS_TICKETS: bool = true;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
         self.process_tls_records(incoming)
@@ -58,6 +61,7 @@ impl Side for UnbufferedServerConnection {
 
 impl Side for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    const SENDS_TICKETS: bool = false;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
         self.process_tls_records(incoming)
@@ -102,6 +106,10 @@ pub struct Session<S> {
     incoming: Vec<u8>,
     /// Ciphertext that the socket did not take.
     outgoing: Vec<u8>,
+    /// Whether the handshake has just ended: what a server of TLS 1.3 says then is a ticket.
+    begins: bool,
+    /// Whether `outgoing` is a ticket that goes out with the next write: a packet less for each connection.
+    defers: bool,
     /// How many bytes of the next write's start `outgoing` stands for; 0 when all of it is the session's own.
     encrypted: usize,
 }
@@ -127,6 +135,8 @@ impl<S: Side> Session<S> {
             said_close: false,
             incoming: Vec::new(),
             outgoing: Vec::new(),
+            begins: false,
+            defers: false,
             encrypted: 0,
         }
     }
@@ -166,8 +176,20 @@ impl<S: Side> Session<S> {
     /// # Errors
     /// What `send` fails with.
     pub fn owe<E>(&mut self, bytes: &[u8], send: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<(), E> {
-        let taken = if self.outgoing.is_empty() && !bytes.is_empty() { send(bytes)? } else { 0 };
-        self.outgoing.extend_from_slice(&bytes[taken..]);
+        let begins = std::mem::take(&mut self.begins);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let is_held_up = !self.outgoing.is_empty() && !std::mem::take(&mut self.defers);
+        self.outgoing.extend_from_slice(bytes);
+        if begins
+            && self.phase == Phase::Established
+            && self.side.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+        {
+            self.defers = true;
+        } else if !is_held_up {
+            self.flush(send)?;
+        }
         Ok(())
     }
 
@@ -189,10 +211,14 @@ impl<S: Side> Session<S> {
         if !self.can_write() {
             return Ok(plaintext.len());
         }
-        let mut taken = self.flush(&mut send)?.min(plaintext.len());
-        while self.outgoing.is_empty() && taken < plaintext.len() {
+        let mut taken = if self.defers { 0 } else { self.flush(&mut send)?.min(plaintext.len()) };
+        while (self.outgoing.is_empty() || self.defers) && taken < plaintext.len() {
             let end = plaintext.len().min(taken + RECORD_BYTES);
             record.clear();
+            if std::mem::take(&mut self.defers) {
+                record.append(&mut self.outgoing);
+                self.outgoing = Vec::new();
+            }
             if !self.guarded(false, |session| session.encrypt(&plaintext[taken..end], record)) {
                 return Ok(plaintext.len());
             }
@@ -215,6 +241,7 @@ impl<S: Side> Session<S> {
         if self.outgoing.is_empty() {
             return Ok(0);
         }
+        self.defers = false;
         let sent = send(&self.outgoing)?;
         if sent == self.outgoing.len() {
             self.outgoing = Vec::new();
@@ -258,12 +285,12 @@ impl<S: Side> Session<S> {
 
     /// Whether ciphertext waits for the socket that no write stands for: it is to be sent by [`Session::flush`].
     pub fn owes(&self) -> bool {
-        !self.outgoing.is_empty() && self.encrypted == 0
+        self.waits() && self.encrypted == 0
     }
 
     /// Whether ciphertext waits for the socket.
     pub fn waits(&self) -> bool {
-        !self.outgoing.is_empty()
+        !self.outgoing.is_empty() && !self.defers
     }
 
     /// Whether so much is owed that the peer must first read before it is read.
@@ -309,6 +336,7 @@ impl<S: Side> Session<S> {
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => {
                     if self.phase == Phase::Handshake && !self.side.common().is_handshaking() {
                         self.phase = Phase::Established;
+                        self.begins = S::SENDS_TICKETS;
                     }
                     return Ok(used + discard);
                 }
@@ -608,11 +636,47 @@ mod tests {
         assert!((20..40).contains(&update.len()));
     }
 
+    #[test]
+    fn a_ticket_goes_out_with_the_first_answer_or_with_the_last_word() {
+        for first in [&b"answer"[..], b""] {
+            let mut pair = Pair::apart();
+            let mut sent = Vec::new();
+            while !pair.to_server.is_empty() {
+                pair.serve();
+                let reply = std::mem::take(&mut pair.to_client);
+                let Pair { server, to_client, .. } = &mut pair;
+                let owed = server.owe(&reply, |bytes| {
+                    sent.push(bytes.len());
+                    send(to_client, bytes, usize::MAX)
+                });
+                assert_eq!(owed, Ok(()));
+                pair.take();
+            }
+            assert_eq!((sent.len(), pair.server.waits(), pair.server.owes()), (1, false, false));
+            let ticket = pair.server.outgoing.len();
+            assert!(ticket > 100);
+            if first.is_empty() {
+                let (mut close, wire) = (Vec::new(), &mut pair.to_client);
+                pair.server.close(&mut close);
+                assert_eq!(pair.server.owe(&close, |bytes| send(wire, bytes, usize::MAX)), Ok(()));
+                assert_eq!(pair.to_client.len(), ticket + close.len());
+            } else {
+                assert_eq!(pair.answer(first, 1), 0);
+                assert!(pair.server.waits());
+                assert_eq!(pair.answer(first, usize::MAX), first.len());
+            }
+            assert_eq!(pair.server.outgoing.capacity(), 0);
+            assert_eq!(pair.take(), first);
+        }
+    }
+
     /// A server whose TLS has a bug.
     struct Faulty(UnbufferedServerConnection);
 
     impl Side for Faulty {
         type Data = ServerConnectionData;
+
+        const SENDS_TICKETS: bool = true;
 
         fn process<'c, 'i>(&'c mut self, _: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
             panic!("a bug");
