@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use crate::tls::ServerConfig;
 
@@ -188,6 +189,19 @@ impl Socket {
             }
         }
         Transfer::Bytes(taken)
+    }
+
+    /// Writes what the socket takes of `bytes`, the last before [`Socket::end_writing`]: both go into one packet.
+    pub fn write_last(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Transfer {
+        match SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE) {
+            Ok(taken) if taken == bytes.len() => Transfer::Bytes(taken),
+            // Poll is to tell of the rest; a socket that fails says so again.
+            Ok(taken) => match self.write_bytes(&bytes[taken..], registry, token) {
+                Transfer::Bytes(more) => Transfer::Bytes(taken + more),
+                other => other,
+            },
+            Err(_) => self.write_bytes(bytes, registry, token),
+        }
     }
 
     /// Says to the peer that nothing more will come.

@@ -229,7 +229,10 @@ impl Inner {
         shared.reply.clear();
         session.close(&mut shared.reply);
         // A socket that fails says so again when it is read, if it is.
-        let _ = session.owe(&shared.reply, |bytes| send(socket, bytes, registry, *token));
+        let _ = session.owe(&shared.reply, |bytes| match socket.write_last(bytes, registry, *token) {
+            Transfer::Bytes(taken) => Ok(taken),
+            other => Err(other),
+        });
     }
 
     fn count_bytes(&mut self, shared: &mut TlsShared) {
