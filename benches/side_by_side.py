@@ -104,14 +104,18 @@ def load(server, *flags, pinned=True):
 
 
 def system_calls(server, seconds):
-    """System calls of a server's process in so many seconds; None where the kernel's tracepoints cannot be had."""
-    command = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", str(server.pid), "sleep", str(seconds)]
+    """System calls of a server for each that sends; None where the kernel's tracepoints cannot be had."""
+    sends = [f"syscalls:sys_enter_{name}" for name in ("sendto", "sendmsg", "write", "writev")]
+    events = ",".join(["raw_syscalls:sys_enter", *sends])
+    command = ["perf", "stat", "-x,", "-e", events, "-p", str(server.pid), "sleep", str(seconds)]
     try:
         told = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     except FileNotFoundError:
         return None
-    counted = re.search(r"^(\d+),", told.stderr, flags=re.M)
-    return int(counted[1]) if counted and told.returncode == 0 else None
+    counted = [int(count) for count in re.findall(r"^(\d+),", told.stderr, flags=re.M)]
+    if told.returncode != 0 or len(counted) != 1 + len(sends) or not any(counted[1:]):
+        return None
+    return counted[0] / sum(counted[1:])
 
 
 def spread(values, digits=2):

@@ -206,11 +206,9 @@ pub fn next<'a>(
             check(&header, None, 0, 0, limits)?;
             take(input, header.header_bytes);
             let payload = take(input, header.payload_bytes as usize);
-            unmask(payload, header.mask, 0);
+            let is_ascii = unmask(payload, header.mask, 0);
             return match header.kind {
-                Kind::Text if !payload.is_ascii() && std::str::from_utf8(payload).is_err() => {
-                    Err(Violation::InvalidUtf8)
-                }
+                Kind::Text if !is_ascii && std::str::from_utf8(payload).is_err() => Err(Violation::InvalidUtf8),
                 Kind::Text | Kind::Binary => {
                     let is_binary = header.kind == Kind::Binary;
                     Ok(Some(Event::Message(Message { is_binary, payload: Payload::InPlace(payload) })))

@@ -120,22 +120,32 @@ impl Header {
 }
 
 /// Applies the mask to `payload`, whose first byte is the `offset`th of its frame (RFC 6455 §5.3).
-pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: u64) {
+///
+/// Returns whether all of what came out is ASCII, which is seen in passing.
+pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: u64) -> bool {
     let mut mask = mask;
     mask.rotate_left((offset % 4) as usize);
     let word = u32::from_ne_bytes(mask);
     let wide = u128::from(word) * (1 | 1 << 32 | 1 << 64 | 1 << 96);
     let (blocks, rest) = payload.as_chunks_mut::<16>();
+    let mut seen = 0_u128;
     for block in blocks {
-        *block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
+        let plain = u128::from_ne_bytes(*block) ^ wide;
+        seen |= plain;
+        *block = plain.to_ne_bytes();
     }
     let (words, rest) = rest.as_chunks_mut::<4>();
     for bytes in words {
-        *bytes = (u32::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+        let plain = u32::from_ne_bytes(*bytes) ^ word;
+        seen |= u128::from(plain);
+        *bytes = plain.to_ne_bytes();
     }
     for (byte, key) in rest.iter_mut().zip(mask) {
         *byte ^= key;
+        seen |= u128::from(*byte);
     }
+    const TOPS: u128 = u128::from_ne_bytes([0x80; 16]);
+    seen & TOPS == 0
 }
 
 /// Appends a server's frame header, unmasked and final, for `payload_bytes` of payload.
@@ -283,9 +293,21 @@ mod tests {
             let expected: Vec<u8> = payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]).collect();
             let mut pieces = payload.clone();
             let (head, tail) = pieces.split_at_mut(cut);
-            unmask(head, mask, 0);
-            unmask(tail, mask, cut as u64);
-            prop_assert_eq!(pieces, expected);
+            prop_assert_eq!(unmask(head, mask, 0), expected[..cut].is_ascii());
+            prop_assert_eq!(unmask(tail, mask, cut as u64), expected[cut..].is_ascii());
+            prop_assert_eq!(&pieces, &expected);
+        }
+
+        #[test]
+        fn one_byte_beyond_ascii_is_seen_wherever_it_is(
+            size in 1_usize..70,
+            place in any::<prop::sample::Index>(),
+            mask in any::<[u8; 4]>(),
+        ) {
+            let mut payload = vec![b'x'; size];
+            unmask(&mut payload, mask, 0);
+            payload[place.index(size)] ^= 0x80;
+            prop_assert!(!unmask(&mut payload, mask, 0));
         }
     }
 }

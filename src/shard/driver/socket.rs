@@ -1,6 +1,6 @@
 //! A connection's socket, and what may lie between it and the core.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -121,6 +121,8 @@ impl Transport for Socket {
     }
 }
 
+use crate::sys;
+
 /// A connection's socket, as the core keeps it for the driver.
 #[derive(Debug)]
 pub struct Socket {
@@ -163,7 +165,7 @@ impl Socket {
     /// Reads what is there, up to the size of `buffer`.
     pub fn read_bytes(&mut self, buffer: &mut [u8]) -> Transfer {
         loop {
-            match self.stream.read(buffer) {
+            match sys::receive(&self.stream, buffer) {
                 Ok(0) => return Transfer::End,
                 Ok(count) => return Transfer::Bytes(count),
                 Err(error) => match error.kind() {
@@ -179,7 +181,7 @@ impl Socket {
     pub fn write_bytes(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Transfer {
         let mut taken = 0;
         while taken < bytes.len() {
-            match self.stream.write(&bytes[taken..]) {
+            match sys::send(&self.stream, &bytes[taken..]) {
                 Ok(count) => taken += count,
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
