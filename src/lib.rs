@@ -6,6 +6,7 @@
 //! | module | holds | never touches |
 //! | --- | --- | --- |
 //! | [`config`] | the table of knobs and where their values come from | anything else |
+//! | [`breaks`] | faults that tests turn on | anything else |
 //! | [`host`] | what the host allows | anything else |
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
 //! | [`slab`] | storage that grows in pages | anything but `sys` |
@@ -20,6 +21,8 @@
 //! | [`server`] | config → threads → run → drain | – |
 //! | [`load`] | the load generator: a client of the above, which knows none of it but `protocol` | the server |
 
+#[doc(hidden)]
+pub mod breaks;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -6,7 +6,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::sync::Arc;
 
 use crate::protocol::cursor::Version;
@@ -58,17 +58,42 @@ impl NameHash {
 ///
 /// SipHash with a random key, so that nobody can choose names that meet in one bucket or one partition.
 #[derive(Clone, Debug, Default)]
-pub struct NameHasher(RandomState);
+pub struct NameHasher(HashKey);
+
+#[derive(Clone, Debug)]
+enum HashKey {
+    Random(RandomState),
+    Known(u64),
+}
+
+impl Default for HashKey {
+    fn default() -> Self {
+        Self::Random(RandomState::new())
+    }
+}
 
 impl NameHasher {
+    /// A hasher whose hashes follow from `seed`, for tests that must be repeatable.
+    #[doc(hidden)]
+    pub fn rehearsed(seed: u64) -> Self {
+        Self(HashKey::Known(seed))
+    }
+
     /// The hash of `user_id`.
     pub fn user(&self, user_id: &UserId) -> NameHash {
-        NameHash(self.0.hash_one(user_id.as_str()))
+        self.hash(user_id.as_str())
     }
 
     /// The hash of `room`.
     pub fn room(&self, room: &RoomName) -> NameHash {
-        NameHash(self.0.hash_one(room.as_str()))
+        self.hash(room.as_str())
+    }
+
+    fn hash(&self, name: &str) -> NameHash {
+        NameHash(match &self.0 {
+            HashKey::Random(state) => state.hash_one(name),
+            HashKey::Known(seed) => BuildHasherDefault::<DefaultHasher>::default().hash_one((seed, name)),
+        })
     }
 }
 
@@ -150,6 +175,11 @@ impl Told {
     /// The presence as messages carry it: a JSON object.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// Whether others see the user offline.
+    pub fn is_offline(&self) -> bool {
+        self.status == PresenceStatus::Offline
     }
 
     /// Bytes that it takes, itself included.

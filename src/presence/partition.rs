@@ -16,6 +16,7 @@ use super::change::{
 use super::clock::VersionClock;
 use super::gone::{Gone, GoneLinks};
 use super::index::Index;
+use crate::breaks::{Break, is_on};
 use crate::protocol::cursor::Version;
 use crate::protocol::message::{Metadata, MetadataUpdate};
 use crate::protocol::status::{PresenceStatus, Status};
@@ -55,9 +56,9 @@ pub struct Partition {
     places_by_session: Index,
     /// Users with an open connection, by what they are.
     users_by_status: [usize; PRECEDENCE.len()],
-    /// Places in their grace, in the order of their ends.
+    /// Places in their grace, in the order in which it ends.
     graces: VecDeque<Pending>,
-    /// Places beyond it that may still be resumed, in the order of their ends.
+    /// Places beyond it that may still be resumed, in the order in which they may no more.
     kept: VecDeque<Pending>,
     kept_count: usize,
     /// Users that others saw online before, the longest gone first.
@@ -397,6 +398,13 @@ impl Partition {
         }
         match heir {
             Some(place) => {
+                if is_on(Break::ResumeThatFlaps) && self.places[place].phase != Phase::Kept {
+                    self.unlink(place);
+                    self.settle(at, user, &before, posts);
+                    let before = self.view(user);
+                    self.link(place);
+                    self.settle(at, user, &before, posts);
+                }
                 self.take_over(place, connection, session, posts);
                 if let Some(status) = status {
                     self.say(place, status, MetadataUpdate::Keep);
@@ -471,12 +479,12 @@ impl Partition {
                 self.uncount(place);
                 self.remove_place(place);
             }
-            EndCause::Silent => {
+            EndCause::Silent if !is_on(Break::GraceForTheSilent) => {
                 self.users[user].open -= 1;
                 self.mark_ended(place, ended_ms);
                 self.keep(at, place);
             }
-            EndCause::Lost => {
+            EndCause::Lost | EndCause::Silent => {
                 if let Some(successor) = self.plain_successor(at, user, place) {
                     let Place { connection, session, .. } = self.places[successor];
                     self.uncount(successor);
@@ -491,12 +499,12 @@ impl Partition {
                 }
                 self.users[user].open -= 1;
                 let stamp = self.mark_ended(place, ended_ms);
-                if self.terms.grace_ms == 0 {
+                if self.terms.grace_ms == 0 || is_on(Break::MissingGrace) {
                     return self.keep(at, place);
                 }
                 self.places[place].phase = Phase::Grace;
                 self.link_ended(place);
-                self.graces.push_back(Pending { due_ms: ended_ms + self.terms.grace_ms, place, stamp });
+                file(&mut self.graces, Pending { due_ms: ended_ms + self.terms.grace_ms, place, stamp });
             }
         }
     }
@@ -527,7 +535,7 @@ impl Partition {
             self.kept_count -= 1;
             return self.remove_place(place);
         }
-        self.kept.push_back(Pending { due_ms, place, stamp });
+        file(&mut self.kept, Pending { due_ms, place, stamp });
         while self.kept_count > self.terms.sessions_max && !self.kept.is_empty() {
             self.forget_oldest_session();
         }
@@ -655,7 +663,10 @@ impl Partition {
     /// What the user's places make of it.
     fn view(&self, user: u32) -> View {
         let User { newest, open, .. } = &self.users[user];
-        let decided = newest.iter().position(|&place| place != NONE);
+        let mut decided = newest.iter().position(|&place| place != NONE);
+        if is_on(Break::WrongPrecedence) {
+            decided = newest.iter().rposition(|&place| place != NONE);
+        }
         let metadata = decided.and_then(|rank| self.places[newest[rank]].extra.as_ref()?.metadata.clone());
         View { status: decided.map(|rank| PRECEDENCE[rank]), metadata, is_open: *open > 0 }
     }
@@ -758,6 +769,9 @@ impl Partition {
                 let entered = |room: &RoomRef| crossings.iter().any(|(crossed, is_in)| *is_in && crossed == room);
                 members.extend(rooms.iter().filter(|(room, _)| !entered(room)).map(|(room, _)| (room.clone(), false)));
                 members.extend(crossings.iter().filter(|(_, is_in)| !is_in).cloned());
+            }
+            (false, false) if is_on(Break::InvisibleCounted) && self.users[user].open > 0 => {
+                members.extend(crossings.iter().filter(|(_, is_in)| *is_in).cloned());
             }
             (false, false) => {}
         }
@@ -933,6 +947,12 @@ impl Partition {
             set(ended);
         }
     }
+}
+
+/// Puts what is due into its place: ends are heard of out of order, though seldom and not by much.
+fn file(queue: &mut VecDeque<Pending>, pending: Pending) {
+    let before = queue.iter().rposition(|other| other.due_ms <= pending.due_ms);
+    queue.insert(before.map_or(0, |before| before + 1), pending);
 }
 
 /// What an entry of a user's followers takes, with its share of the list.

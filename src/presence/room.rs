@@ -11,6 +11,7 @@ use super::change::{
 };
 use super::clock::VersionClock;
 use super::index::Index;
+use crate::breaks::{Break, is_on};
 use crate::protocol::cursor::Version;
 use crate::protocol::user_id::UserId;
 use crate::slab::{NONE, Slab};
@@ -257,7 +258,9 @@ impl Rooms {
         self.sources[told.user.hash.partition(self.terms.partitions)] -= 1;
         let version = self.clock.next(at.unix_ms);
         let record = &mut self.rooms[room];
-        record.members.remove(&told.user.id);
+        if !is_on(Break::CountDrift) {
+            record.members.remove(&told.user.id);
+        }
         record.version = version;
         record.left.push_back((version, Arc::clone(told)));
         self.departures.push_back((at.elapsed_ms, room));

@@ -31,6 +31,7 @@ use super::change::{
 };
 use super::index::Index;
 use super::room::COUNT_INTERVAL_MS;
+use crate::breaks::{Break, is_on};
 use crate::protocol::cursor::{Cursor, Since, Version};
 use crate::protocol::message::{Detail, MessageId, Unwatch, Watch};
 use crate::protocol::room_name::RoomName;
@@ -247,7 +248,7 @@ impl WatchTable {
         self.wake_if_ready(watcher);
     }
 
-    /// Notes that a connection is in a room; true when that is new.
+    /// Notes that a connection is in a room.
     ///
     /// # Errors
     /// When it is in as many as it may be, or there is no memory for more.
@@ -258,10 +259,10 @@ impl WatchTable {
         watcher: &mut u32,
         room: &RoomRef,
         is_full: bool,
-    ) -> Result<bool, Refused> {
+    ) -> Result<(), Refused> {
         if let Some(record) = self.watchers.get(*watcher) {
             if record.joined.contains(room) {
-                return Ok(false);
+                return Ok(());
             }
             if record.joined.len() >= self.terms.rooms_max {
                 return Err(Refused::TooManyRooms);
@@ -272,14 +273,15 @@ impl WatchTable {
         }
         let watcher = self.watcher_for(connection, user, watcher);
         self.watchers[watcher].joined.push(room.clone());
-        Ok(true)
+        Ok(())
     }
 
-    /// Notes that a connection is in a room no more; false when it was not.
-    pub fn leave(&mut self, watcher: u32, room: &RoomRef) -> bool {
-        let Some(record) = self.watchers.get_mut(watcher) else { return false };
-        let position = record.joined.iter().position(|joined| joined == room);
-        position.map(|position| record.joined.swap_remove(position)).is_some()
+    /// Notes that a connection is in a room no more.
+    pub fn leave(&mut self, watcher: u32, room: &RoomRef) {
+        let Some(record) = self.watchers.get_mut(watcher) else { return };
+        if let Some(position) = record.joined.iter().position(|joined| joined == room) {
+            record.joined.swap_remove(position);
+        }
     }
 
     /// Notes that a connection is in rooms because it took another's place.
@@ -300,7 +302,7 @@ impl WatchTable {
         }
         let watcher = self.watcher_for(connection, user, watcher);
         self.watchers[watcher].is_active = is_active;
-        if is_active {
+        if is_active && !is_on(Break::InactiveMissesChange) {
             self.make_ready(watcher);
         }
     }
@@ -312,7 +314,9 @@ impl WatchTable {
         self.edges -= users.len();
         for Edge { user, slot } in users {
             self.remove_from_user(user, slot);
-            self.let_go_of_user(user, posts);
+            if !is_on(Break::LeakedWatch) {
+                self.let_go_of_user(user, posts);
+            }
         }
         for RoomEdge { room, slot, .. } in rooms {
             self.remove_from_room(room, slot);
@@ -347,6 +351,7 @@ impl WatchTable {
         let Some(room) = self.find_room(room.hash(), room.name()) else { return };
         let record = &mut self.rooms[room];
         let waiting = answers.and_then(|_| record.waiting.pop_front());
+        let was_told = (record.can_be_told(Detail::Count), record.can_be_told(Detail::Full));
         record.is_live = true;
         record.version = version;
         let names_all = answers.is_none_or(|depth| depth == Depth::Full) && !is_truncated;
@@ -366,20 +371,39 @@ impl WatchTable {
             && self.is_current(id)
         {
             let names = if is_truncated { members } else { Vec::new() };
+            for (told, _) in &names {
+                if let Some(user) = self.find_user(told.user.hash, &told.user.id) {
+                    self.renew(at, user, told);
+                    self.let_go_of_user(user, posts);
+                }
+            }
             for snapshot in &mut self.watchers[id.index].snapshots {
                 // Where the room was unwatched meanwhile, nobody awaits it.
                 let Some(asked) = snapshot.rooms.iter_mut().find(|asked| asked.awaits == Some(question)) else {
                     continue;
                 };
                 asked.awaits = None;
+                asked.happened = self.rooms[room].happened();
                 asked.names = names.into_iter().map(|(told, _)| told).collect();
                 asked.left = left.into_iter().map(|(told, _)| told).collect();
+                for gone in &self.rooms[room].early {
+                    if asked.left.iter().all(|told| told.user.id != gone.user.id) {
+                        asked.left.push(Arc::clone(gone));
+                    }
+                }
                 if forgot {
                     snapshot.since = None;
                 }
                 break;
             }
             self.wake_if_ready(id.index);
+        }
+        // Who asked while an answer was on its way waits for the same one.
+        if was_told != (self.rooms[room].can_be_told(Detail::Count), self.rooms[room].can_be_told(Detail::Full)) {
+            for position in 0..self.rooms[room].watchers.len() {
+                let watcher = self.rooms[room].watchers[position];
+                self.wake_if_ready(watcher);
+            }
         }
         self.let_go_of_room(room, posts);
     }
@@ -475,10 +499,18 @@ impl WatchTable {
         if self.watchers.get(watcher).is_none() {
             return Said::Nothing;
         }
+        // What a message that was too long left over is older than any state.
+        let record = &self.watchers[watcher];
+        if record.is_active && record.backlog.is_some() && !is_on(Break::BacklogAfterState) {
+            return self.deliver_change(at, watcher, timestamp, out);
+        }
         if let Some(mut snapshot) = self.watchers[watcher].snapshots.pop_front() {
-            if !self.is_ready(&mut snapshot) {
+            if !self.is_ready(watcher, &mut snapshot) {
                 self.watchers[watcher].snapshots.push_front(snapshot);
                 return Said::Nothing;
+            }
+            if snapshot.cursor.is_none() && !self.knows_who_left(&snapshot) {
+                snapshot.since = None;
             }
             let cursor = snapshot.cursor.unwrap_or_else(|| self.cursor(at));
             snapshot.cursor = Some(cursor);
@@ -713,6 +745,11 @@ impl WatchTable {
         let record = &mut self.users[user];
         let before = match &record.told {
             Some(known) if known.version >= told.version => return false,
+            // Nothing is known of the user but when that was forgotten.
+            Some(known) if known.json() == told.json() => {
+                record.told = Some(Arc::clone(told));
+                return false;
+            }
             known => known.as_ref().map(|known| known.held_bytes()),
         };
         record.told = Some(Arc::clone(told));
@@ -722,11 +759,19 @@ impl WatchTable {
             return false;
         }
         self.mark_watchers(at, user, false);
-        for position in 0..self.users[user].rooms.len() {
+        for position in (0..self.users[user].rooms.len()).rev() {
             let room = self.users[user].rooms[position];
             let record = &mut self.rooms[room];
-            record.refresh_member(told);
-            record.note(LogEntry::Changed(Arc::clone(told)));
+            if told.is_offline() {
+                // That it left may come later, by way of the room: nobody is told of a member that is offline.
+                record.members.remove(&told.user.id);
+                record.expect_leave(told);
+                record.note(LogEntry::Left(Arc::clone(told)));
+                self.users[user].rooms.swap_remove(position);
+            } else {
+                record.refresh_member(told);
+                record.note(LogEntry::Changed(Arc::clone(told)));
+            }
             self.trim_log(room);
             self.wake_room(at, room);
         }
@@ -736,7 +781,8 @@ impl WatchTable {
     /// Notes with a user's watchers that it changed; with those of the user's own connections alone if `own_only`.
     fn mark_watchers(&mut self, at: Moment, user: u32, own_only: bool) {
         let mut entries = std::mem::take(&mut self.users[user].watchers);
-        for entry in &mut entries {
+        let lost = usize::from(is_on(Break::LostChange));
+        for entry in entries.iter_mut().skip(lost) {
             if is_dirty(*entry) || own_only && !is_own(*entry) {
                 continue;
             }
@@ -753,23 +799,34 @@ impl WatchTable {
             RoomEvent::Joined(told, version) => {
                 let user = self.followed_user(&told.user);
                 self.renew(at, user, told);
+                self.rooms[room].forget_early(&told.user.id);
+                let told = self.newest(user, told);
+                if told.is_offline() {
+                    self.rooms[room].expect_leave(&told);
+                    return self.let_go_of_user(user, posts);
+                }
                 // Who left and came back while the partition could not tell has been a member all along.
                 if self.rooms[room].has_member(&told.user.id) {
                     return;
                 }
                 self.add_member(room, user, *version);
-                let told = self.newest(user, told);
                 self.rooms[room].note(LogEntry::Joined(told));
             }
             RoomEvent::Left(told) => {
+                self.rooms[room].forget_early(&told.user.id);
                 let Some(MemberEntry { user, .. }) = self.rooms[room].members.remove(&told.user.id) else { return };
                 self.users[user].leave(room);
                 self.rooms[room].note(LogEntry::Left(Arc::clone(told)));
                 self.let_go_of_user(user, posts);
             }
             RoomEvent::Changed(told) => {
+                // Who went and came back between two looks of the room's has been a member all along for the room.
+                if self.rooms[room].early.iter().any(|gone| gone.user.id == told.user.id) {
+                    return self.room_event(at, room, &RoomEvent::Joined(Arc::clone(told), told.version), posts);
+                }
                 if let Some(user) = self.find_user(told.user.hash, &told.user.id) {
                     self.renew(at, user, told);
+                    self.let_go_of_user(user, posts);
                 }
             }
         }
@@ -794,10 +851,17 @@ impl WatchTable {
         for MemberEntry { user, .. } in before.values() {
             self.users[*user].leave(room);
         }
+        self.rooms[room].early.clear();
         for (told, joined) in members {
             let user = self.followed_user(&told.user);
             self.renew(at, user, told);
-            self.add_member(room, user, *joined);
+            let told = self.newest(user, told);
+            if told.is_offline() {
+                self.rooms[room].expect_leave(&told);
+                self.let_go_of_user(user, posts);
+            } else {
+                self.add_member(room, user, *joined);
+            }
         }
         for MemberEntry { user, .. } in before.into_values() {
             if self.users.get(user).is_some_and(|user| user.rooms.is_empty()) {
@@ -816,6 +880,7 @@ impl WatchTable {
             self.let_go_of_user(user, posts);
         }
         let record = &mut self.rooms[room];
+        record.early.clear();
         record.has_members = false;
         record.forget_log();
     }
@@ -894,6 +959,9 @@ impl WatchTable {
     /// Up to which version every watcher without news has been told everything.
     fn cursor(&self, at: Moment) -> Version {
         let mut told = Version(Version::at_ms(at.unix_ms).0.saturating_sub(1));
+        if is_on(Break::CursorTooNew) {
+            return told;
+        }
         for (follows, (users, rooms)) in self.follows.iter().zip(&self.watermarks) {
             if follows.0 > 0 {
                 told = told.min(*users);
@@ -905,20 +973,39 @@ impl WatchTable {
         Version::at_ms(told.unix_ms().saturating_sub(self.terms.cursor_slack_ms)).max(self.terms.began)
     }
 
-    fn is_ready(&self, snapshot: &mut Snapshot) -> bool {
+    fn is_ready(&self, watcher: u32, snapshot: &mut Snapshot) -> bool {
         while let Some(&user) = snapshot.users.get(snapshot.checked) {
             if self.users[user].asked > 0 || self.users[user].told.is_none() {
                 return false;
             }
             snapshot.checked += 1;
         }
-        snapshot.rooms.iter().all(|room| room.awaits.is_none() && self.rooms[room.room].is_live)
+        snapshot.rooms.iter().all(|asked| {
+            let detail = self.watchers[watcher].room_edge(asked.room).map_or(Detail::Count, |edge| edge.detail);
+            asked.awaits.is_none() && self.rooms[asked.room].can_be_told(detail)
+        })
+    }
+
+    /// Whether it is known who left the rooms of a state since their partitions answered.
+    fn knows_who_left(&self, snapshot: &Snapshot) -> bool {
+        let is_known = |asked: &SnapshotRoom| self.rooms[asked.room].since(asked.happened).is_some();
+        snapshot.since.is_none() || snapshot.rooms.iter().all(is_known)
+    }
+
+    /// What a watcher sees of a user at least as new as `told`; none of a member that is about to leave.
+    fn freshest(&self, watcher: u32, told: &Arc<Told>) -> Option<Arc<Told>> {
+        let Some(user) = self.find_user(told.user.hash, &told.user.id) else { return Some(Arc::clone(told)) };
+        let record = &self.users[user];
+        let edge = self.watchers[watcher].edge(user);
+        let seen = edge.map_or(record.told.as_ref(), |edge| record.seen_at(edge.slot));
+        let newest = seen.filter(|seen| seen.version > told.version).unwrap_or(told);
+        (edge.is_some() || !newest.is_offline()).then(|| Arc::clone(newest))
     }
 
     /// Has a watcher told if the state that it waits for can be made.
     fn wake_if_ready(&mut self, watcher: u32) {
         let Some(mut snapshot) = self.watchers[watcher].snapshots.pop_front() else { return };
-        let is_ready = self.is_ready(&mut snapshot);
+        let is_ready = self.is_ready(watcher, &mut snapshot);
         self.watchers[watcher].snapshots.push_front(snapshot);
         if is_ready {
             self.make_ready(watcher);

@@ -2,12 +2,15 @@
 //!
 //! A send never blocks and never drops. While the inbox is full, what waits is folded to what still matters: of each
 //! connection its state, of each user and member the newest. So it is bounded by what there is, not by how often it
-//! changed.
+//! changed; connections that were lost meanwhile, with what their clients may come back to, are all kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::presence::change::{ConnectionKey, Happening, Post, PresenceEvent, RoomEvent, RoomNews};
+use crate::breaks::{Break, is_on};
+use crate::presence::change::{
+    ConnectionKey, EndCause, Happening, Post, Predecessor, PresenceEvent, RoomEvent, RoomNews,
+};
 use crate::protocol::message::MetadataUpdate;
 
 /// Posts for one shard, in the order in which they were made.
@@ -94,6 +97,9 @@ impl Outbox {
             self.fold_event(event);
             return self.close_holes();
         }
+        if is_on(Break::FullInboxDrops) && matches!(post, Post::Told(_)) {
+            return;
+        }
         if let Some(subject) = subject_of(&post) {
             let position = self.posts.len();
             let earlier = self.folded.as_mut().and_then(|folded| folded.others.insert(subject, position));
@@ -158,17 +164,34 @@ impl Outbox {
         self.posts.push(Some(Post::Presence(event)));
     }
 
-    /// Of a user's connections that came and went while this waited, the last is enough.
+    /// Of a user's connections that came and went while this waited, the last is enough, where the one before it left
+    /// nothing to return to.
     fn forget_earlier_visit(&mut self, connection: ConnectionKey, at: &Positions) {
         let opened = at.opened.and_then(|position| self.posts.get(position)?.as_ref());
         let Some(Post::Presence(PresenceEvent { what: Happening::Opened { user, .. }, .. })) = opened else { return };
         let hash = user.hash.0;
         let Some(folded) = &mut self.folded else { return };
         let earlier = folded.visits.insert(hash, connection).and_then(|earlier| folded.connections.remove(&earlier));
-        let Some(Positions { opened, updated, rooms, ended }) = earlier else { return };
+        let Some(Positions { opened, updated, rooms, ended }) = earlier.filter(|at| self.is_without_trace(at)) else {
+            return;
+        };
         for position in [opened, updated, ended].into_iter().flatten().chain(rooms.into_iter().map(|(_, at)| at)) {
             self.clear(position);
         }
+    }
+
+    /// Whether a connection took nobody's place, and nobody can take its own.
+    fn is_without_trace(&self, at: &Positions) -> bool {
+        let happening = |position: Option<usize>| match self.posts.get(position?)?.as_ref()? {
+            Post::Presence(event) => Some(&event.what),
+            _ => None,
+        };
+        let is_fresh = match happening(at.opened) {
+            Some(Happening::Opened { predecessor: Predecessor::Unnamed, status, .. }) => status.is_some(),
+            Some(Happening::Opened { predecessor, .. }) => *predecessor == Predecessor::None,
+            _ => false,
+        };
+        is_fresh && matches!(happening(at.ended), Some(Happening::Ended { cause: EndCause::Asked, .. }))
     }
 
     fn clear(&mut self, position: usize) -> Option<Post> {
@@ -414,7 +437,7 @@ mod tests {
             push(&mut outbox, Step::Update(0, (round % 3) as usize, false));
             push(&mut outbox, Step::Join(0, 0, round % 2 == 0));
             push(&mut outbox, Step::Open(3 + round, 0));
-            push(&mut outbox, Step::End(3 + round, round % 2 == 0));
+            push(&mut outbox, Step::End(3 + round, true));
             let told = Told::new(user(1, &hasher), Version(u64::from(round)), PresenceStatus::Away, None, None, None);
             outbox.push(Post::Told(UserNews { told: Arc::new(told), own: None, answers: 1 }));
             assert!(outbox.posts.len() < 200);

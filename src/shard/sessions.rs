@@ -396,9 +396,9 @@ impl State {
             ClientMessage::Leave { room } => {
                 self.metrics.received[RECEIVED_LEAVE].increment();
                 let room = RoomRef::new(*room, &self.hasher);
-                if self.exchange.watch.leave(session.watcher, &room) {
-                    self.tell(session.user, connection, Happening::Left(room));
-                }
+                self.exchange.watch.leave(session.watcher, &room);
+                // It may be in rooms that it took over and this shard has not heard of: the partition knows.
+                self.tell(session.user, connection, Happening::Left(room));
                 self.acknowledge(id, out);
                 Verdict::Continue
             }
@@ -453,10 +453,9 @@ impl State {
         let room = RoomRef::new(room, &self.hasher);
         let key = self.key(connection);
         match self.exchange.watch.join(key, session.user, &mut session.watcher, &room, self.memory_full) {
-            Ok(is_new) => {
-                if is_new {
-                    self.tell(session.user, connection, Happening::Joined(room));
-                }
+            Ok(()) => {
+                // It may have left a room that this shard hears of as taken over only now: the partition knows.
+                self.tell(session.user, connection, Happening::Joined(room));
                 self.acknowledge(id, out);
             }
             Err(refused) => self.answer_refused(refused, id, out),
@@ -521,6 +520,8 @@ impl State {
 
     /// Those who have waited long enough for what becomes of their session begin anew.
     fn give_up_waiting(&mut self) {
+        // What has just come may be what they wait for.
+        self.hear_tidings();
         while let Some(&(due_ms, key)) = self.opening_order.front()
             && due_ms <= self.now.elapsed_ms()
         {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::snapshot::{RoomRest, Snapshot};
 use super::tables::{FollowedRoom, LogEntry, RoomEdge, is_own};
 use super::{Moment, Said, Told, WatchTable};
+use crate::breaks::{Break, is_on};
 use crate::presence::room::COUNT_INTERVAL_MS;
 use crate::protocol::cursor::{Cursor, Version};
 use crate::protocol::frame;
@@ -94,6 +95,19 @@ impl WatchTable {
     fn write_state_rooms(&mut self, watcher: u32, snapshot: &mut Snapshot, message: &mut Message<'_>) {
         while let Some(asked) = snapshot.rooms.get_mut(snapshot.rooms_written) {
             let record = &self.rooms[asked.room];
+            for told in asked.names.iter_mut().filter(|_| asked.rest.is_none()) {
+                // The answer may be older than what has been told since.
+                let newest =
+                    self.find_user(told.user.hash, &told.user.id).and_then(|user| self.users[user].told.as_ref());
+                if let Some(newest) = newest.filter(|newest| newest.version > told.version) {
+                    *told = Arc::clone(newest);
+                }
+            }
+            if asked.rest.is_none()
+                && let Some(backlog) = &mut self.watchers[watcher].backlog
+            {
+                backlog.forget_room(asked.room);
+            }
             let Some(edge) = self.watchers[watcher].rooms.iter_mut().find(|edge| edge.room == asked.room) else {
                 snapshot.rooms_written += 1;
                 continue;
@@ -102,7 +116,19 @@ impl WatchTable {
             let begins = asked.rest.is_none();
             let rest = asked.rest.get_or_insert_with(|| {
                 edge.catch_up(record);
-                let left = std::mem::take(&mut asked.left);
+                let mut left = std::mem::take(&mut asked.left);
+                if since.is_none() {
+                    left.clear();
+                } else {
+                    for entry in record.since(asked.happened).into_iter().flatten() {
+                        if let LogEntry::Left(told) = entry
+                            && left.iter().all(|gone| gone.user.id != told.user.id)
+                            && !is_on(Break::StaleSnapshot)
+                        {
+                            left.push(Arc::clone(told));
+                        }
+                    }
+                }
                 // Who is back is a member.
                 let left = left.into_iter().filter(|told| !record.has_member(&told.user.id)).collect();
                 RoomRest { members: members_to_tell(record, edge, since, &asked.names), left }
@@ -165,7 +191,9 @@ impl WatchTable {
         frame::write_text(out, |out| {
             let mut message = Message::begin(out, "PRESENCE_CHANGE", &[], timestamp);
             while let Some(told) = backlog.users.front() {
-                if !message.add(told.json()) {
+                // A state may have told newer ones since the first message.
+                let told = if is_first { Some(Arc::clone(told)) } else { self.freshest(watcher, told) };
+                if told.is_some_and(|told| !message.add(told.json())) {
                     break;
                 }
                 backlog.users.pop_front();
@@ -252,6 +280,9 @@ impl WatchTable {
 
     fn find_shared(&self) -> Option<Range<usize>> {
         let key = Some(&self.scratch[..]).filter(|key| !key.is_empty())?;
+        if is_on(Break::SharedTooWidely) {
+            return self.shared.last().map(|(_, shared)| shared.clone());
+        }
         let (_, shared) = self.shared.iter().rev().find(|(other, _)| **other == *key)?;
         Some(shared.clone())
     }
@@ -296,7 +327,7 @@ impl WatchTable {
             if !net.joined.is_empty() || !net.left.is_empty() {
                 let change = RoomChange {
                     room: edge.room,
-                    count: room.count,
+                    count: room.members.len(),
                     joined: net.joined.into_iter().cloned().collect(),
                     left: net.left.into_iter().cloned().collect(),
                     is_truncated: false,
@@ -319,6 +350,11 @@ impl WatchTable {
             if let Some(edge) = self.watchers[watcher].edge(user) {
                 self.users[user].clean(edge.slot);
             }
+        }
+        if is_on(Break::OfflineToldTwice) {
+            let edges = self.watchers[watcher].users.iter().map(|edge| edge.user);
+            let is_gone = |user: &u32| self.users[*user].told.as_ref().is_some_and(|told| told.is_offline());
+            pending.extend(edges.filter(is_gone).take(1));
         }
         let record = &mut self.watchers[watcher];
         // What it needed in a storm it does not need at rest.
@@ -346,7 +382,8 @@ fn members_to_tell(
         return VecDeque::new();
     }
     if room.is_truncated {
-        return names.iter().filter(|told| since.is_none_or(|since| told.version > since)).cloned().collect();
+        let is_told = |told: &&Arc<Told>| !told.is_offline() && since.is_none_or(|since| told.version > since);
+        return names.iter().filter(is_told).cloned().collect();
     }
     let is_told = |told: &Told, joined: Version| since.is_none_or(|since| told.version > since || joined > since);
     let members = room.members.iter().filter(|(member, entry)| is_told(&member.0, entry.joined));

@@ -33,6 +33,8 @@ pub struct SnapshotRoom {
     pub room: u32,
     /// The question that its partition has not answered.
     pub awaits: Option<u32>,
+    /// How many things had happened in the room when its partition answered.
+    pub happened: u64,
     /// Of a room that is too large to be told by name, the first of its members.
     pub names: Vec<Arc<Told>>,
     /// Who left since the cursor.
@@ -99,6 +101,6 @@ impl Snapshot {
 
 impl SnapshotRoom {
     pub fn new(room: u32, awaits: Option<u32>) -> Self {
-        Self { room, awaits, names: Vec::new(), left: Vec::new(), rest: None }
+        Self { room, awaits, happened: 0, names: Vec::new(), left: Vec::new(), rest: None }
     }
 }

@@ -136,6 +136,8 @@ pub struct FollowedRoom {
     /// Whether a newer count waits to be told.
     pub count_waits: bool,
     pub members: BTreeMap<ByUserId, MemberEntry>,
+    /// Who is offline, as their own partitions have told, and has not left yet, as the room's has.
+    pub early: Vec<Arc<Told>>,
     pub watchers: Vec<u32>,
     /// Whose questions have not been answered, and which, in order.
     pub waiting: VecDeque<(WatcherId, u32)>,
@@ -176,6 +178,7 @@ impl FollowedRoom {
             released_ms: 0,
             count_waits: false,
             members: BTreeMap::new(),
+            early: Vec::new(),
             watchers: Vec::new(),
             waiting: VecDeque::new(),
             log: VecDeque::new(),
@@ -238,6 +241,21 @@ impl FollowedRoom {
         }
     }
 
+    /// The room's partition will tell that a user, who is offline, has left.
+    pub fn expect_leave(&mut self, told: &Arc<Told>) {
+        self.forget_early(&told.user.id);
+        self.early.push(Arc::clone(told));
+    }
+
+    pub fn forget_early(&mut self, id: &UserId) {
+        self.early.retain(|gone| gone.user.id != *id);
+    }
+
+    /// Whether a state of it can be made for one who watches it with `detail`.
+    pub fn can_be_told(&self, detail: Detail) -> bool {
+        self.is_live && (detail == Detail::Count || self.has_members || self.is_truncated)
+    }
+
     pub fn has_member(&self, id: &UserId) -> bool {
         self.members.contains_key(id)
     }
@@ -249,7 +267,7 @@ impl FollowedRoom {
 
     /// The count that a watcher of it is told.
     pub fn count_for(&self, edge: &RoomEdge) -> usize {
-        if self.names_members_to(edge) { self.count } else { self.released_count }
+        if self.names_members_to(edge) { self.members.len() } else { self.released_count }
     }
 
     /// Whether a watcher of it has something to be told.

@@ -1,0 +1,83 @@
+//! Deliberate faults: the simulation turns them on, one at a time, to show that it would find them.
+//!
+//! They are in no build without the feature `deliberate-breaks`, which no release has: there [`is_on`] is a constant.
+
+/// A fault, named for what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// A user's first watcher is not told of changes.
+    LostChange,
+    /// A connection that was lost counts no more at once.
+    MissingGrace,
+    /// The status that decides last decides.
+    WrongPrecedence,
+    /// Users are followed on when their watcher has ended.
+    LeakedWatch,
+    /// A state does not tell who left while it was made.
+    StaleSnapshot,
+    /// A cursor claims what has not been told.
+    CursorTooNew,
+    /// Whoever takes over a session is offline for a moment.
+    ResumeThatFlaps,
+    /// Who left a room is still counted.
+    CountDrift,
+    /// A client that is looked at again is not told what it missed.
+    InactiveMissesChange,
+    /// That a user is offline is told once more.
+    OfflineToldTwice,
+    /// An invisible user who enters a room is counted.
+    InvisibleCounted,
+    /// A full inbox loses what is told of users.
+    FullInboxDrops,
+    /// Whoever fell silent has the grace, too.
+    GraceForTheSilent,
+    /// A watcher is told what another was.
+    SharedTooWidely,
+    /// What was left over from a message too long is told after a newer state.
+    BacklogAfterState,
+}
+
+impl Break {
+    /// Every one.
+    pub const ALL: [Self; 15] = [
+        Self::LostChange,
+        Self::MissingGrace,
+        Self::WrongPrecedence,
+        Self::LeakedWatch,
+        Self::StaleSnapshot,
+        Self::CursorTooNew,
+        Self::ResumeThatFlaps,
+        Self::CountDrift,
+        Self::InactiveMissesChange,
+        Self::OfflineToldTwice,
+        Self::InvisibleCounted,
+        Self::FullInboxDrops,
+        Self::GraceForTheSilent,
+        Self::SharedTooWidely,
+        Self::BacklogAfterState,
+    ];
+}
+
+/// Whether a fault is on in this thread.
+#[cfg(not(feature = "deliberate-breaks"))]
+#[inline(always)]
+pub const fn is_on(_: Break) -> bool {
+    false
+}
+
+#[cfg(feature = "deliberate-breaks")]
+std::thread_local! {
+    static ON: std::cell::Cell<Option<Break>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether a fault is on in this thread.
+#[cfg(feature = "deliberate-breaks")]
+pub fn is_on(fault: Break) -> bool {
+    ON.get() == Some(fault)
+}
+
+/// Turns a fault on in this thread, and all others off.
+#[cfg(feature = "deliberate-breaks")]
+pub fn turn_on(fault: Option<Break>) {
+    ON.set(fault);
+}

@@ -1,0 +1,39 @@
+//! Whatever a watcher is told was true at some time, is never older than what it was told before, and is news if it is
+//! told as news. Others never see what only the user's own connections may.
+
+use crate::client::Client;
+use crate::model::{Model, Presence, Seen};
+
+pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool, model: &Model) -> Result<(), String> {
+    let is_own = user == client.user;
+    if told.status == Seen::Invisible && !is_own {
+        return Err("an invisible user is seen by others".into());
+    }
+    let view = &mut client.view;
+    let history = if is_own { &model.users[user].own } else { &model.users[user].public };
+    // Of those who are only seen in rooms, what one room tells may overtake what another does, once they were gone.
+    let is_watched = view.users >> user & 1 == 1;
+    let floor = if is_watched { view.floor[user] as usize } else { 0 };
+    let known = view.known[user].map(|known| known as usize);
+    let search = |from: usize| history.iter().skip(from).position(|presence| presence == told).map(|at| from + at);
+    // News is newer than what is known; the same content may have been there before.
+    let newer = if is_change { search(known.map_or(0, |known| known + 1).max(floor)) } else { search(floor) };
+    // What a state told on the way, as of a room's member, or who left a room and came back, may come once more.
+    let told_by_state = std::mem::replace(&mut view.by_state[user], !is_change);
+    let is_member = view.room.iter().any(|room| room.members >> user & 1 == 1);
+    let known_again = known.filter(|_| told_by_state || is_member);
+    let found = newer
+        .or(known_again.filter(|&known| history[known] == *told))
+        .or_else(|| if is_watched { None } else { search(0) });
+    let Some(found) = found else {
+        let known = known.map(|known| history[known]);
+        return Err(match search(0) {
+            None => format!("user {user} never was {told:?}; it was {:?}", history.last()),
+            Some(_) if known.as_ref() == Some(told) => format!("user {user} is told as {told:?} again"),
+            Some(at) => format!("user {user} goes back to {told:?}, number {at}, from {known:?}, number {floor}"),
+        });
+    };
+    view.known[user] = Some(found as u32);
+    view.floor[user] = found as u32;
+    Ok(())
+}
