@@ -1,4 +1,8 @@
 //! The binary: arguments, subcommand, exit code.
+//!
+//! The allocator is the C library's: `benches/allocators/run` finds it the smallest of four by a sixth, and within
+//! 2 % of the fastest where connections are opened. Records live in pages, so that little is left to it; tuning.md has
+//! the figures.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -126,25 +126,25 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: u64) -> bool {
     let mut mask = mask;
     mask.rotate_left((offset % 4) as usize);
     let word = u32::from_ne_bytes(mask);
-    let wide = u128::from(word) * (1 | 1 << 32 | 1 << 64 | 1 << 96);
-    let (blocks, rest) = payload.as_chunks_mut::<16>();
-    let mut seen = 0_u128;
+    let wide = u64::from(word) << 32 | u64::from(word);
+    let (blocks, rest) = payload.as_chunks_mut::<8>();
+    let mut seen = 0;
     for block in blocks {
-        let plain = u128::from_ne_bytes(*block) ^ wide;
+        let plain = u64::from_ne_bytes(*block) ^ wide;
         seen |= plain;
         *block = plain.to_ne_bytes();
     }
     let (words, rest) = rest.as_chunks_mut::<4>();
     for bytes in words {
         let plain = u32::from_ne_bytes(*bytes) ^ word;
-        seen |= u128::from(plain);
+        seen |= u64::from(plain);
         *bytes = plain.to_ne_bytes();
     }
     for (byte, key) in rest.iter_mut().zip(mask) {
         *byte ^= key;
-        seen |= u128::from(*byte);
+        seen |= u64::from(*byte);
     }
-    const TOPS: u128 = u128::from_ne_bytes([0x80; 16]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
     seen & TOPS == 0
 }
 
