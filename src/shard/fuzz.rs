@@ -33,8 +33,8 @@ pub fn fuzz(data: &[u8]) {
     assert_eq!(whole, pieces);
 }
 
-/// Under TLS a connection hears and says what it would without (unless that depends on the time that passes), however its records are cut and however slowly its
-/// peer takes them; where a byte of them was changed it says the beginning of that, and nothing else.
+/// Under TLS a connection hears and says what it would without, however its records are cut and however slowly its peer
+/// takes them; where a byte of them was changed it says the beginning of that, and nothing else.
 ///
 /// The first byte says how the stream is cut on the wire, and with its top bit that it is no TLS at all; the second
 /// how much of it goes into a record; the third how many bytes the peer's socket takes at a time; the fourth and fifth
