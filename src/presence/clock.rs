@@ -16,9 +16,11 @@ impl VersionClock {
         self.last
     }
 
-    /// A version that no later one is at or below: all that was made up to it has been made.
-    pub fn horizon(&self, unix_ms: u64) -> Version {
-        Version(Version::at_ms(unix_ms).0.saturating_sub(1)).max(self.last)
+    /// A version that no later one is at or below, not even where the wall clock is set back: all that was made up to
+    /// it has been made.
+    pub fn horizon(&mut self, unix_ms: u64) -> Version {
+        self.last = self.last.max(Version(Version::at_ms(unix_ms).0.saturating_sub(1)));
+        self.last
     }
 }
 
@@ -38,9 +40,9 @@ mod tests {
     #[test]
     fn nothing_is_made_at_or_below_the_horizon() {
         let mut clock = VersionClock::default();
-        for unix_ms in [5, 5, 7, 3, 8] {
+        for (unix_ms, later_unix_ms) in [(5, 5), (5, 7), (7, 3), (3, 8), (9, 2)] {
             let horizon = clock.horizon(unix_ms);
-            assert!(clock.next(unix_ms) > horizon);
+            assert!(clock.next(later_unix_ms) > horizon);
         }
     }
 }

@@ -340,7 +340,7 @@ impl Partition {
     }
 
     /// A version that no later one is at or below.
-    pub fn horizon(&self, at: Moment) -> Version {
+    pub fn horizon(&mut self, at: Moment) -> Version {
         self.clock.horizon(at.unix_ms)
     }
 

@@ -228,10 +228,11 @@ impl Exchange {
     }
 
     /// Up to which version all about rooms has been told: no further than their members' partitions have come here.
-    fn rooms_until(&self, at: Moment) -> Version {
+    fn rooms_until(&mut self, at: Moment) -> Version {
+        let horizon = self.rooms.horizon(at);
         let sources = (0..self.outboxes.len()).filter(|&source| source != self.shard && self.rooms.sources(source) > 0);
         let heard = sources.map(|source| self.watch.heard_of_users(source)).min();
-        heard.into_iter().fold(self.rooms.horizon(at), Version::min)
+        heard.into_iter().fold(horizon, Version::min)
     }
 
     /// Brings each post to where it goes, and what follows from it.
