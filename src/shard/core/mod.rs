@@ -332,6 +332,8 @@ pub struct Core<A: Application, S> {
     answered: u64,
     /// While draining, the slot that is closed next.
     draining: Option<u32>,
+    /// A connection that is to be told more, once what it was told in the last step has been written.
+    put_off: Option<ConnectionId>,
 }
 
 enum Writing {
@@ -360,6 +362,7 @@ impl<A: Application, S> Core<A, S> {
             extra_bytes: 0,
             answered: 0,
             draining: None,
+            put_off: None,
         }
     }
 
@@ -530,16 +533,25 @@ impl<A: Application, S> Core<A, S> {
 
     /// When [`Input::Tick`] is due, in milliseconds since the shard began.
     pub fn deadline_ms(&self) -> Option<u64> {
-        [self.wheel.next_due_ms(), self.application.deadline_ms()].into_iter().flatten().min()
+        let put_off = self.put_off.map(|_| 0);
+        [self.wheel.next_due_ms(), self.application.deadline_ms(), put_off].into_iter().flatten().min()
     }
 
     /// Does up to `budget` of what the application wants done of its own accord; true when it may want more.
     /// Drain [`Core::poll_output`] after it.
     pub fn deliver(&mut self, now: Now, budget: usize) -> bool {
         self.application.begin_step(now);
+        if let Some(connection) = self.put_off.take() {
+            self.deliver_one(now, connection);
+        }
         for _ in 0..budget {
             match self.application.next_action(now) {
                 None => return false,
+                // Whether its socket takes the first is not known yet.
+                Some(Action::Deliver(connection)) if self.was_told_in_this_step(connection) => {
+                    self.put_off = Some(connection);
+                    return true;
+                }
                 Some(Action::Deliver(connection)) => self.deliver_one(now, connection),
                 Some(Action::Attend(connection)) => {
                     let record = self.connections.get_mut(connection.index);
@@ -619,6 +631,12 @@ impl<A: Application, S> Core<A, S> {
 
     fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Connection<S, A::Session>> {
         self.connections.get_mut(connection.index).filter(|record| record.generation == connection.generation)
+    }
+
+    fn was_told_in_this_step(&self, connection: ConnectionId) -> bool {
+        let is_told =
+            |effect: &Effect<S>| matches!(effect, Effect::Write { connection: told, .. } if *told == connection);
+        self.effects.iter().any(is_told)
     }
 
     fn deliver_one(&mut self, now: Now, connection: ConnectionId) {
