@@ -502,10 +502,13 @@ impl State {
     /// Takes in what partitions told of this shard's connections.
     fn hear_tidings(&mut self) {
         while let Some((key, resumed)) = self.exchange.next_opened() {
-            // Who has gone, or waits no longer, needs no answer.
-            if let Some(opening) = self.openings.get_mut(&key).filter(|opening| opening.resumed.is_none()) {
-                opening.resumed = Some(resumed);
-                self.actions.push_back(Action::Deliver(connection_of(key)));
+            match self.openings.get_mut(&key).filter(|opening| opening.resumed.is_none()) {
+                Some(opening) => {
+                    opening.resumed = Some(resumed);
+                    self.actions.push_back(Action::Deliver(connection_of(key)));
+                }
+                // Who has gone, or waits no longer, needs no answer, and has not taken over the rooms that came with it.
+                None => drop(self.exchange.take_adopted(key)),
             }
         }
         while let Some((key, rooms)) = self.exchange.next_adopted() {
