@@ -16,7 +16,7 @@ mod frames;
 mod snapshot;
 mod tables;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -359,7 +359,7 @@ impl WatchTable {
         if names_all && (begins_anew || !self.rooms[room].has_members) {
             self.install(at, room, &members, posts);
         }
-        self.set_truncated(room, is_truncated, posts);
+        self.set_truncated(at, room, is_truncated, count, posts);
         self.set_count(at, room, count);
         if begins_anew {
             for position in 0..self.rooms[room].watchers.len() {
@@ -384,7 +384,7 @@ impl WatchTable {
                 };
                 asked.awaits = None;
                 asked.happened = self.rooms[room].happened();
-                asked.names = names.into_iter().map(|(told, _)| told).collect();
+                asked.names = names;
                 asked.left = left.into_iter().map(|(told, _)| told).collect();
                 for gone in &self.rooms[room].early {
                     if asked.left.iter().all(|told| told.user.id != gone.user.id) {
@@ -412,7 +412,7 @@ impl WatchTable {
     pub fn room_news(&mut self, at: Moment, news: &RoomNews, posts: &mut Posts) {
         let Some(room) = self.find_room(news.room.hash(), news.room.name()) else { return };
         self.rooms[room].version = news.version;
-        self.set_truncated(room, news.is_truncated, posts);
+        self.set_truncated(at, room, news.is_truncated, news.count, posts);
         if self.rooms[room].has_members {
             for event in &news.events {
                 self.room_event(at, room, event, posts);
@@ -440,7 +440,10 @@ impl WatchTable {
             && *due_ms <= at.elapsed_ms
         {
             let Some((_, room, name)) = self.counts.pop_front() else { return };
-            if let Some(record) = self.rooms.get_mut(room).filter(|record| record.room == name && record.count_waits) {
+            let is_due = |record: &&mut FollowedRoom| {
+                record.room == name && record.count_waits && record.released_ms + COUNT_INTERVAL_MS <= at.elapsed_ms
+            };
+            if let Some(record) = self.rooms.get_mut(room).filter(is_due) {
                 record.count_waits = false;
                 self.release_count(at, room);
             }
@@ -504,26 +507,28 @@ impl WatchTable {
         if record.is_active && record.backlog.is_some() && !is_on(Break::BacklogAfterState) {
             return self.deliver_change(at, watcher, timestamp, out);
         }
-        if let Some(mut snapshot) = self.watchers[watcher].snapshots.pop_front() {
+        if let Some(position) = self.next_state(watcher)
+            && let Some(mut snapshot) = self.watchers[watcher].snapshots.remove(position)
+        {
             if !self.is_ready(watcher, &mut snapshot) {
-                self.watchers[watcher].snapshots.push_front(snapshot);
+                self.watchers[watcher].snapshots.insert(position, snapshot);
                 return Said::Nothing;
             }
             if snapshot.cursor.is_none() && !self.knows_who_left(&snapshot) {
                 snapshot.since = None;
             }
-            let cursor = snapshot.cursor.unwrap_or_else(|| self.cursor(at));
+            let cursor = snapshot.cursor.unwrap_or_else(|| self.cursor_of_state(at, watcher, &snapshot));
             snapshot.cursor = Some(cursor);
             let is_last = self.write_state(watcher, &mut snapshot, timestamp, out);
             let record = &mut self.watchers[watcher];
             if is_last {
-                record.told_until = cursor;
+                record.told_until = cursor.max(record.told_until);
                 if std::mem::take(&mut record.is_held) {
                     self.released.push(record.connection);
                 }
                 self.drop_told(watcher);
             } else {
-                record.snapshots.push_front(snapshot);
+                record.snapshots.insert(position, snapshot);
             }
             if self.has_news(watcher) || !self.watchers[watcher].snapshots.is_empty() {
                 self.make_ready(watcher);
@@ -670,6 +675,10 @@ impl WatchTable {
         for snapshot in &mut record.snapshots {
             snapshot.forget_user(user);
         }
+        let is_member = record.rooms.iter().any(|edge| self.users[user].rooms.contains(&edge.room));
+        if let Some(backlog) = record.backlog.as_mut().filter(|_| !is_member) {
+            backlog.forget_user(&self.users[user].user.id);
+        }
         self.edges -= 1;
         self.remove_from_user(user, slot);
         self.let_go_of_user(user, posts);
@@ -814,9 +823,13 @@ impl WatchTable {
             }
             RoomEvent::Left(told) => {
                 self.rooms[room].forget_early(&told.user.id);
-                let Some(MemberEntry { user, .. }) = self.rooms[room].members.remove(&told.user.id) else { return };
+                let Some((ByUserId(known), MemberEntry { user, .. })) =
+                    self.rooms[room].members.remove_entry(&told.user.id)
+                else {
+                    return;
+                };
                 self.users[user].leave(room);
-                self.rooms[room].note(LogEntry::Left(Arc::clone(told)));
+                self.rooms[room].note(LogEntry::Left(known));
                 self.let_go_of_user(user, posts);
             }
             RoomEvent::Changed(told) => {
@@ -886,11 +899,15 @@ impl WatchTable {
     }
 
     /// A room is too large to be told by name from now on, or no more.
-    fn set_truncated(&mut self, room: u32, is_truncated: bool, posts: &mut Posts) {
+    fn set_truncated(&mut self, at: Moment, room: u32, is_truncated: bool, count: usize, posts: &mut Posts) {
         if std::mem::replace(&mut self.rooms[room].is_truncated, is_truncated) == is_truncated || !is_truncated {
             return;
         }
         self.drop_members(room, posts);
+        // Those who knew the members knew a newer count than was told to those who watch the count alone.
+        self.rooms[room].count = count;
+        self.rooms[room].count_waits = false;
+        self.release_count(at, room);
         for position in 0..self.rooms[room].watchers.len() {
             let watcher = self.rooms[room].watchers[position];
             self.make_ready(watcher);
@@ -971,6 +988,30 @@ impl WatchTable {
             }
         }
         Version::at_ms(told.unix_ms().saturating_sub(self.terms.cursor_slack_ms)).max(self.terms.began)
+    }
+
+    /// The cursor of a state that is about to be told: what the watcher is still to be told beside it is not claimed.
+    fn cursor_of_state(&self, at: Moment, watcher: u32, snapshot: &Snapshot) -> Version {
+        let record = &self.watchers[watcher];
+        let owes_users = !record.pending.is_empty() && {
+            let told: HashSet<u32> = snapshot.users.iter().copied().collect();
+            record.pending.iter().any(|user| !told.contains(user))
+        };
+        let is_told = |room: u32| snapshot.rooms.iter().any(|told| told.room == room);
+        let is_owed = |edge: &RoomEdge| !is_told(edge.room) && self.rooms[edge.room].has_news_for(edge);
+        let owes_state = record.snapshots.iter().any(Snapshot::is_unasked);
+        if owes_users || owes_state || record.backlog.is_some() || record.rooms.iter().any(is_owed) {
+            record.told_until
+        } else {
+            self.cursor(at)
+        }
+    }
+
+    /// Which of its states a watcher is told next: of those that it did not ask for none while it is inactive.
+    fn next_state(&self, watcher: u32) -> Option<usize> {
+        let record = &self.watchers[watcher];
+        let may_be_told = |state: &Snapshot| record.is_active || !state.is_unasked() || state.cursor.is_some();
+        record.snapshots.iter().position(may_be_told)
     }
 
     fn is_ready(&self, watcher: u32, snapshot: &mut Snapshot) -> bool {

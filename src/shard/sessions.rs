@@ -501,6 +501,7 @@ impl State {
 
     /// Takes in what partitions told of this shard's connections.
     fn hear_tidings(&mut self) {
+        let mut too_late = Vec::new();
         while let Some((key, resumed)) = self.exchange.next_opened() {
             match self.openings.get_mut(&key).filter(|opening| opening.resumed.is_none()) {
                 Some(opening) => {
@@ -508,10 +509,13 @@ impl State {
                     self.actions.push_back(Action::Deliver(connection_of(key)));
                 }
                 // Who has gone, or waits no longer, needs no answer, and has not taken over the rooms that came with it.
-                None => drop(self.exchange.take_adopted(key)),
+                None => too_late.push(key),
             }
         }
         while let Some((key, rooms)) = self.exchange.next_adopted() {
+            if too_late.contains(&key) {
+                continue;
+            }
             self.adopted.entry(key).or_default().extend(rooms);
             self.actions.push_back(Action::Attend(connection_of(key)));
         }

@@ -43,6 +43,11 @@ struct RoomChange {
 }
 
 impl Backlog {
+    /// The user is watched no more, and a member of no watched room.
+    pub fn forget_user(&mut self, user: &UserId) {
+        self.users.retain(|told| told.user.id != *user);
+    }
+
     /// The room is watched no more.
     pub fn forget_room(&mut self, room: u32) {
         self.rooms.retain(|change| change.room != room);
@@ -95,7 +100,7 @@ impl WatchTable {
     fn write_state_rooms(&mut self, watcher: u32, snapshot: &mut Snapshot, message: &mut Message<'_>) {
         while let Some(asked) = snapshot.rooms.get_mut(snapshot.rooms_written) {
             let record = &self.rooms[asked.room];
-            for told in asked.names.iter_mut().filter(|_| asked.rest.is_none()) {
+            for (told, _) in asked.names.iter_mut().filter(|_| asked.rest.is_none()) {
                 // The answer may be older than what has been told since.
                 let newest =
                     self.find_user(told.user.hash, &told.user.id).and_then(|user| self.users[user].told.as_ref());
@@ -309,7 +314,7 @@ impl WatchTable {
                 continue;
             }
             if !room.names_members_to(edge) {
-                let is_truncated = room.is_truncated && edge.detail == Detail::Full;
+                let is_truncated = room.is_truncated && edge.detail == Detail::Full && !edge.truncation_told;
                 let (joined, left) = (VecDeque::new(), VecDeque::new());
                 let count = room.released_count;
                 backlog.rooms.push_back(RoomChange { room: edge.room, count, joined, left, is_truncated });
@@ -336,6 +341,11 @@ impl WatchTable {
             }
         }
         drop(named);
+        if !restarts.is_empty() {
+            // What a room's new state will say is not claimed before, and others with the same changes may lack it too.
+            backlog.cursor = record.told_until;
+            self.scratch.clear();
+        }
         self.catch_up(watcher);
         for room in restarts {
             self.restart(watcher, room);
@@ -376,16 +386,16 @@ fn members_to_tell(
     room: &FollowedRoom,
     edge: &RoomEdge,
     since: Option<Version>,
-    names: &[Arc<Told>],
+    names: &[(Arc<Told>, Version)],
 ) -> VecDeque<Arc<Told>> {
     if edge.detail == Detail::Count {
         return VecDeque::new();
     }
-    if room.is_truncated {
-        let is_told = |told: &&Arc<Told>| !told.is_offline() && since.is_none_or(|since| told.version > since);
-        return names.iter().filter(is_told).cloned().collect();
-    }
     let is_told = |told: &Told, joined: Version| since.is_none_or(|since| told.version > since || joined > since);
+    if room.is_truncated {
+        let is_named = |(told, joined): &&(Arc<Told>, Version)| !told.is_offline() && is_told(told, *joined);
+        return names.iter().filter(is_named).map(|(told, _)| Arc::clone(told)).collect();
+    }
     let members = room.members.iter().filter(|(member, entry)| is_told(&member.0, entry.joined));
     members.map(|(member, _)| Arc::clone(&member.0)).collect()
 }
@@ -399,19 +409,21 @@ struct Net<'a> {
 
 /// What happened in a room after `told` things had, taken together; none where that is known no more.
 fn net_of(room: &FollowedRoom, told: u64) -> Option<Net<'_>> {
-    /// Whether the user was a member before, and what was said of it last.
+    /// Whether the user was a member before, as what, and what was said of it last.
     struct Course<'a> {
         was_member: bool,
+        known: Option<Version>,
         last: &'a LogEntry,
     }
     let mut order = Vec::new();
     let mut courses: HashMap<&UserId, Course<'_>> = HashMap::new();
     for entry in room.since(told)? {
         let (LogEntry::Joined(told) | LogEntry::Left(told) | LogEntry::Changed(told)) = entry;
-        let was_member = !matches!(entry, LogEntry::Joined(_));
         courses.entry(&told.user.id).and_modify(|course| course.last = entry).or_insert_with(|| {
             order.push(&told.user.id);
-            Course { was_member, last: entry }
+            let was_member = !matches!(entry, LogEntry::Joined(_));
+            let known = matches!(entry, LogEntry::Left(_)).then_some(told.version);
+            Course { was_member, known, last: entry }
         });
     }
     let mut net = Net { joined: Vec::new(), left: Vec::new(), changed: Vec::new() };
@@ -419,6 +431,8 @@ fn net_of(room: &FollowedRoom, told: u64) -> Option<Net<'_>> {
         let course = &courses[id];
         let member = room.members.get_key_value(id).map(|(member, _)| &member.0);
         match (course.was_member, member, course.last) {
+            // Who left and came back as it was has been there all along.
+            (true, Some(told), _) if course.known == Some(told.version) => {}
             (true, Some(told), _) => net.changed.push(told),
             (false, Some(told), _) => net.joined.push(told),
             (true, None, LogEntry::Left(told) | LogEntry::Joined(told) | LogEntry::Changed(told)) => {

@@ -25,6 +25,7 @@ pub struct Snapshot {
     pub rooms_written: usize,
     /// The cursor of its last message, once its first was made: what changed since then is told afterwards.
     pub cursor: Option<Version>,
+    is_unasked: bool,
 }
 
 /// A room in a state.
@@ -35,8 +36,8 @@ pub struct SnapshotRoom {
     pub awaits: Option<u32>,
     /// How many things had happened in the room when its partition answered.
     pub happened: u64,
-    /// Of a room that is too large to be told by name, the first of its members.
-    pub names: Vec<Arc<Told>>,
+    /// Of a room that is too large to be told by name, the first of its members, each with the version of the joining.
+    pub names: Vec<(Arc<Told>, Version)>,
     /// Who left since the cursor.
     pub left: Vec<Arc<Told>>,
     /// What is still to be written of it, once that has begun.
@@ -64,21 +65,23 @@ impl Snapshot {
             users_written: 0,
             rooms_written: 0,
             cursor: None,
+            is_unasked: false,
         }
     }
 
     /// The state of a room that nobody asked for.
     pub fn restart(room: u32) -> Self {
-        Self { rooms: vec![SnapshotRoom::new(room, None)], ..Self::new(None, None) }
+        Self { rooms: vec![SnapshotRoom::new(room, None)], is_unasked: true, ..Self::new(None, None) }
+    }
+
+    /// Whether it is a state that nobody asked for.
+    pub fn is_unasked(&self) -> bool {
+        self.is_unasked
     }
 
     /// Whether it is the unasked state of `room`, and has not begun.
     pub fn restarts(&self, room: u32) -> bool {
-        self.id.is_empty()
-            && self.users.is_empty()
-            && self.cursor.is_none()
-            && self.rooms.len() == 1
-            && self.rooms[0].room == room
+        self.is_unasked && self.cursor.is_none() && self.rooms.iter().any(|restarted| restarted.room == room)
     }
 
     /// The user is watched no more.

@@ -160,6 +160,7 @@ pub struct MemberEntry {
 #[derive(Clone, Debug)]
 pub enum LogEntry {
     Joined(Arc<Told>),
+    /// Somebody left, who had been told of so.
     Left(Arc<Told>),
     Changed(Arc<Told>),
 }

@@ -250,8 +250,10 @@ fn a_room_that_grows_too_large_names_nobody_until_it_is_small_again() {
     world.say(peers[11], r#"{"type":"JOIN","payload":{"room":"hall"}}"#);
     world.driver.pass(3_000);
     let changes = told(&mut world, bob);
-    assert!(changes.iter().all(|(_, payload)| payload["rooms"][0]["truncated"] == json!(true)), "{changes:?}");
-    assert_eq!(changes.last().unwrap().1["rooms"], json!([{ "room": "hall", "count": 12, "truncated": true }]));
+    let rooms: Vec<_> = changes.iter().map(|(_, payload)| &payload["rooms"]).collect();
+    let expected =
+        [json!([{ "room": "hall", "count": 11, "truncated": true }]), json!([{ "room": "hall", "count": 12 }])];
+    assert!(rooms.into_iter().eq(&expected), "{changes:?}");
     let eve = world.client("userId=eve");
     let state = watch(&mut world, eve, &json!({ "rooms": ["hall"] }));
     assert_eq!(state["rooms"][0]["members"].as_array().unwrap().len(), 10);
@@ -294,4 +296,143 @@ fn a_connection_that_resumes_closes_the_one_before_it_and_is_told_so() {
     world.driver.pass(100);
     // A stale session is a fresh start, which is a change.
     assert_eq!(told(&mut world, bob).len(), 1);
+}
+
+#[test]
+fn a_cursor_does_not_claim_what_its_watcher_was_not_told() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    watch(&mut world, bob, &json!({ "users": ["ana"] }));
+    watch(&mut world, bob, &json!({ "rooms": ["lobby"] }));
+    for what in
+        [r#"{"type":"PRESENCE_UPDATE","payload":{"status":"busy"}}"#, r#"{"type":"LEAVE","payload":{"room":"lobby"}}"#]
+    {
+        world.driver.pass(5_000);
+        let before = watch(&mut world, bob, &json!({}))["cursor"].clone();
+        world.say(bob, r#"{"type":"CLIENT_STATE","payload":{"active":false}}"#);
+        world.say(ana, what);
+        world.driver.pass(10_000);
+        assert_eq!(watch(&mut world, bob, &json!({ "users": ["eve"] }))["cursor"], before, "{what}");
+        world.say(bob, r#"{"type":"CLIENT_STATE","payload":{"active":true}}"#);
+        let changes = told(&mut world, bob);
+        assert!(changes.len() == 1 && changes[0].1["cursor"] != before, "{changes:?}");
+        assert_ne!(watch(&mut world, bob, &json!({ "users": ["eve"] }))["cursor"], before);
+    }
+}
+
+#[test]
+fn an_inactive_watcher_is_told_of_a_room_that_is_small_again_when_it_is_active() {
+    let mut world = World::new(&Config { room_detail_limit: 10, ..Config::default() });
+    let bob = world.client("userId=bob");
+    let peers: Vec<usize> = (0..11).map(|number| world.client(&format!("userId=u{number:02}"))).collect();
+    for &peer in &peers {
+        world.say(peer, r#"{"type":"JOIN","payload":{"room":"hall"}}"#);
+    }
+    watch(&mut world, bob, &json!({ "rooms": ["hall"] }));
+    world.driver.pass(5_000);
+    let before = watch(&mut world, bob, &json!({}))["cursor"].clone();
+    world.say(bob, r#"{"type":"CLIENT_STATE","payload":{"active":false}}"#);
+    for &peer in &peers[..4] {
+        world.say(peer, r#"{"type":"LEAVE","payload":{"room":"hall"}}"#);
+    }
+    world.driver.pass(5_000);
+    assert_eq!(told(&mut world, bob), []);
+    let asked = watch(&mut world, bob, &json!({ "users": ["u00"] }));
+    assert_eq!((&asked["users"][0]["userId"], &asked["cursor"]), (&json!("u00"), &before));
+    world.say(bob, r#"{"type":"CLIENT_STATE","payload":{"active":true}}"#);
+    let told = told(&mut world, bob);
+    assert_eq!((told.len(), told[0].0.as_str()), (1, "PRESENCE_STATE"), "{told:?}");
+    assert_eq!(told[0].1["rooms"][0]["members"].as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn who_left_a_room_and_came_back_as_it_was_is_no_news() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    watch(&mut world, bob, &json!({ "rooms": ["lobby"] }));
+    world.say(ana, r#"{"type":"LEAVE","payload":{"room":"lobby"}}"#);
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    world.driver.pass(1_000);
+    assert_eq!(told(&mut world, bob), []);
+    // Which of two connections is in the room changes nothing; what the other says does.
+    let other = world.client("userId=ana&status=away");
+    world.driver.pass(1_000);
+    assert_eq!(told(&mut world, bob), []);
+    world.say(ana, r#"{"type":"DISCONNECT"}"#);
+    world.say(other, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    world.driver.pass(1_000);
+    let changes = told(&mut world, bob);
+    assert_eq!((changes.len(), statuses(&changes[0].1["users"])), (1, vec![pair("ana", "away")]));
+}
+
+#[test]
+fn all_watchers_of_a_room_in_which_too_much_happened_are_told_it_anew() {
+    let mut world = World::new(&Config::default());
+    let (ana, eve) = (world.client("userId=ana"), world.client("userId=eve"));
+    world.say(eve, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    let watchers: Vec<usize> = (0..3).map(|number| world.client(&format!("userId=w{number}"))).collect();
+    for &watcher in &watchers {
+        watch(&mut world, watcher, &json!({ "users": ["eve"], "rooms": ["lobby"] }));
+    }
+    for _ in 0..2_100 {
+        world.say(ana, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+        world.say(ana, r#"{"type":"LEAVE","payload":{"room":"lobby"}}"#);
+    }
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    world.say(eve, r#"{"type":"PRESENCE_UPDATE","payload":{"status":"busy"}}"#);
+    world.driver.pass(1_000);
+    for watcher in watchers {
+        let told = told(&mut world, watcher);
+        let states: Vec<_> = told.iter().filter(|(kind, _)| kind == "PRESENCE_STATE").collect();
+        assert_eq!(states.len(), 1, "{told:?}");
+        let mut members = statuses(&states[0].1["rooms"][0]["members"]);
+        members.sort();
+        assert_eq!(members, [pair("ana", "online"), pair("eve", "busy")]);
+    }
+}
+
+#[test]
+fn what_waits_of_too_much_news_names_nobody_who_is_watched_no_more() {
+    let mut world = World::new(&Config::default());
+    let names: Vec<String> = (0..60).map(|number| format!("user-{number:03}")).collect();
+    let peers: Vec<usize> = names.iter().map(|name| world.client(&format!("userId={name}"))).collect();
+    world.say(peers[1], r#"{"type":"JOIN","payload":{"room":"hall"}}"#);
+    let bob = world.client("userId=bob");
+    watch(&mut world, bob, &json!({ "users": names, "rooms": ["hall"] }));
+    for &peer in &peers {
+        let metadata = format!(r#"{{"x":"{}"}}"#, "y".repeat(4_000));
+        world
+            .say(peer, &format!(r#"{{"type":"PRESENCE_UPDATE","payload":{{"status":"busy","metadata":{metadata}}}}}"#));
+    }
+    world.driver.peers[bob].room = 10;
+    world.driver.pass(1_000);
+    let queued_bytes = world.metrics.queued_bytes.get();
+    assert!(queued_bytes < 65_536, "{queued_bytes} bytes were made for a socket that took none");
+    world.say(bob, &json!({ "type": "UNWATCH", "payload": { "users": names } }).to_string());
+    world.driver.make_room(bob, usize::MAX);
+    world.driver.pass(1_000);
+    let told = told(&mut world, bob);
+    let users: Vec<_> = told[1..].iter().flat_map(|(_, payload)| statuses(&payload["users"])).collect();
+    assert!(users.is_empty() || users == [pair("user-001", "busy")], "{users:?}");
+}
+
+#[test]
+fn a_room_too_large_to_name_brings_who_joined_since() {
+    let mut world = World::new(&Config { room_detail_limit: 10, ..Config::default() });
+    let ana = world.client("userId=ana");
+    for number in 0..12 {
+        let peer = world.client(&format!("userId=u{number:02}"));
+        world.say(peer, r#"{"type":"JOIN","payload":{"room":"hall"}}"#);
+    }
+    let bob = world.client("userId=bob");
+    world.driver.pass(5_000);
+    let cursor = watch(&mut world, bob, &json!({ "rooms": ["hall"] }))["cursor"].clone();
+    world.driver.pass(5_000);
+    world.say(ana, r#"{"type":"JOIN","payload":{"room":"hall"}}"#);
+    let state = watch(&mut world, bob, &json!({ "rooms": ["hall"], "since": cursor }));
+    assert_eq!(state["complete"], json!(false));
+    assert_eq!((&state["rooms"][0]["count"], &state["rooms"][0]["truncated"]), (&json!(13), &json!(true)));
+    assert_eq!(statuses(&state["rooms"][0]["members"]), [pair("ana", "online")]);
 }
