@@ -80,8 +80,8 @@ def client_of_the_readme():
 
 def check(start):
     """Drives the client that `start` runs at an address through all that may happen to it."""
-    flags = ("--change-interval", "20ms", "--reconnect-min", "50ms", "--reconnect-max", "100ms", "--offline-grace", "2s")
-    with Server("--shards", "4", *flags) as server:
+    back_soon = ("--reconnect-min", "50ms", "--reconnect-max", "100ms", "--offline-grace", "2s")
+    with Server("--shards", "4", "--change-interval", "20ms", *back_soon) as server:
         cutter = Cutter(server.address)
         ana, bob = Client(server, "userId=ana"), Client(server, "userId=bob&status=away")
         watcher = Watcher(server)

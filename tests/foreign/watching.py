@@ -14,7 +14,6 @@ TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 MESSAGE_BYTES_MAX = 65_536
 
 # Short enough for tests, long enough that a busy machine does not decide them.
-INTERVAL = 0.02
 GRACE = 1.0
 WINDOW = 2.5
 QUICK = ("--shards", "4", "--change-interval", "20ms", "--offline-grace", "1s", "--resume-window", "2500ms")
