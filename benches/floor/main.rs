@@ -8,6 +8,9 @@
 //!   `Sec-WebSocket-Accept` (one SHA-1, as every server must) and a CONNECT of the same size as Rollcall's, which names
 //!   the request's userId (two searches in 250 bytes). The load generator's checks hold against it as they are.
 //! - Each later read is answered with one HEARTBEAT_ACK of constant text, whatever the read brought.
+//! - With `--fan-out` a message is told by one letter of its type: a WATCH is answered with an empty state, and a
+//!   PRESENCE_UPDATE makes one frame of the size of Rollcall's PRESENCE_CHANGE, which goes to every connection in one
+//!   write each, without a look at anything else.
 //! - It holds on to nothing but a byte per descriptor. It is no server: it has no limits and trusts its peer.
 //!
 //! ```text
@@ -46,9 +49,23 @@ const CONNECT_END: &[u8] = b"\",\"timestamp\":\"2026-11-25T03:54:45.123Z\",\"pay
 /// What the next read of a descriptor is.
 const UPGRADE: u8 = 0;
 const HEARTBEAT: u8 = 1;
+/// With `--fan-out`.
+const MESSAGE: u8 = 2;
+
+/// The answer to a WATCH whose `id` is "last", unmasked.
+const STATE: &[u8] = b"{\"type\":\"PRESENCE_STATE\",\"id\":\"last\",\"timestamp\":\"2026-11-25T03:54:45.123Z\",\
+\"payload\":{\"users\":[],\"rooms\":[],\"cursor\":\"0123456789abcdef\",\"complete\":true}}";
+
+/// What a change is told with, but for its status and metadata, which stand where the parts meet.
+const CHANGE_START: &[u8] = b"{\"type\":\"PRESENCE_CHANGE\",\"timestamp\":\"2026-11-25T03:54:45.123Z\",\
+\"payload\":{\"users\":[{\"userId\":\"00000000-0000-4000-8000-000000000000\",";
+const CHANGE_END: &[u8] = b",\"since\":\"2026-11-25T03:54:45.123Z\"}],\"rooms\":[],\"cursor\":\"0123456789abcdef\"}}";
+/// Where a message's type begins, and where the status begins that a PRESENCE_UPDATE of the load program says.
+const TYPE_AT: usize = 9;
+const STATUS_AT: usize = 37;
 
 fn main() -> ExitCode {
-    match arguments(std::env::args().skip(1)).and_then(|(listen, core)| serve(listen, core)) {
+    match arguments(std::env::args().skip(1)).and_then(|(listen, core, fan_out)| serve(listen, core, fan_out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             eprintln!("floor: {sentence}");
@@ -57,11 +74,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads `--listen ADDRESS:PORT` (IPv4) and `--core N`.
-fn arguments(mut given: impl Iterator<Item = String>) -> Result<(SocketAddrV4, Option<usize>), String> {
+/// Reads `--listen ADDRESS:PORT` (IPv4), `--core N` and `--fan-out`.
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<(SocketAddrV4, Option<usize>, bool), String> {
     let mut listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 3900);
     let mut core = None;
+    let mut fan_out = false;
     while let Some(name) = given.next() {
+        if name == "--fan-out" {
+            fan_out = true;
+            continue;
+        }
         let value = given.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--listen" => match value.parse() {
@@ -69,10 +91,10 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<(SocketAddrV4, O
                 _ => return Err(format!("--listen must be an IPv4 address and a port, not {value}")),
             },
             "--core" => core = Some(value.parse().map_err(|_| format!("--core must be a number, not {value}"))?),
-            _ => return Err(format!("{name} is unknown: --listen ADDRESS:PORT and --core N are the flags")),
+            _ => return Err(format!("{name} is unknown: --listen ADDRESS:PORT, --core N and --fan-out are the flags")),
         }
     }
-    Ok((listen, core))
+    Ok((listen, core, fan_out))
 }
 
 /// Turns a negative result into the sentence of what failed.
@@ -80,7 +102,7 @@ fn checked(result: libc::c_int, what: &str) -> Result<libc::c_int, String> {
     if result < 0 { Err(format!("{what}: {}", io::Error::last_os_error())) } else { Ok(result) }
 }
 
-fn serve(listen: SocketAddrV4, core: Option<usize>) -> Result<(), String> {
+fn serve(listen: SocketAddrV4, core: Option<usize>, fan_out: bool) -> Result<(), String> {
     if let Some(core) = core {
         if core >= libc::CPU_SETSIZE as usize {
             return Err(format!("--core {core} is past the last core that can be named"));
@@ -99,6 +121,7 @@ fn serve(listen: SocketAddrV4, core: Option<usize>) -> Result<(), String> {
     watch(epoll, listener, libc::EPOLLIN | libc::EPOLLET)?;
 
     let mut state = vec![UPGRADE; DESCRIPTORS_MAX];
+    let upgraded = if fan_out { MESSAGE } else { HEARTBEAT };
     let mut buffer = vec![0u8; READ_BYTES];
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
     loop {
@@ -112,7 +135,7 @@ fn serve(listen: SocketAddrV4, core: Option<usize>) -> Result<(), String> {
             if fd == listener {
                 accept_all(epoll, listener, &mut state);
             } else {
-                answer(fd, happened, &mut state, &mut buffer);
+                answer(fd, happened, &mut state, upgraded, &mut buffer);
             }
         }
     }
@@ -168,19 +191,24 @@ fn accept_all(epoll: RawFd, listener: RawFd, state: &mut [u8]) {
 }
 
 /// One read and one write; after the peer's end, which brings no second edge, it reads on to 0.
-fn answer(fd: RawFd, happened: u32, state: &mut [u8], buffer: &mut [u8]) {
+fn answer(fd: RawFd, happened: u32, state: &mut [u8], upgraded: u8, buffer: &mut [u8]) {
     let ending = happened & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0;
     loop {
         // SAFETY: the pointer and the length describe `buffer`.
         let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         match usize::try_from(count) {
-            Ok(0) => return close(fd),
+            Ok(0) => {
+                state[fd as usize] = UPGRADE;
+                return close(fd);
+            }
             Ok(count) => {
                 let next = &mut state[fd as usize];
                 if *next == HEARTBEAT {
                     write(fd, HEARTBEAT_ACK);
+                } else if *next == MESSAGE {
+                    hear(fd, &mut buffer[..count], state);
                 } else {
-                    *next = HEARTBEAT;
+                    *next = upgraded;
                     upgrade(fd, &buffer[..count]);
                 }
             }
@@ -191,6 +219,36 @@ fn answer(fd: RawFd, happened: u32, state: &mut [u8], buffer: &mut [u8]) {
             return;
         }
     }
+}
+
+/// What a message asks for, by the letter that its type begins with. Messages come one a read but for the largest.
+fn hear(fd: RawFd, message: &mut [u8], state: &[u8]) {
+    let start = if message.len() > 1 && message[1] & 0x7f == 126 { 4 } else { 2 };
+    if message.len() < start + 4 + STATUS_AT {
+        return;
+    }
+    let (head, payload) = message.split_at_mut(start + 4);
+    for (byte, mask) in payload.iter_mut().zip(head[start..].iter().cycle()) {
+        *byte ^= mask;
+    }
+    match payload[TYPE_AT] {
+        b'W' => write(fd, &framed(&[STATE])),
+        b'P' if payload.ends_with(b"}}") => {
+            let said = &payload[STATUS_AT..payload.len() - 2];
+            let frame = framed(&[CHANGE_START, said, CHANGE_END]);
+            let connected = state.iter().enumerate().filter(|(_, state)| **state == MESSAGE);
+            connected.for_each(|(watcher, _)| write(watcher as RawFd, &frame));
+        }
+        b'H' => write(fd, HEARTBEAT_ACK),
+        _ => {}
+    }
+}
+
+/// A text frame of 126 bytes or more.
+fn framed(parts: &[&[u8]]) -> Vec<u8> {
+    let payload = parts.concat();
+    let length = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&[0x81, 126, length[0], length[1]], &payload[..]].concat()
 }
 
 /// 101 and CONNECT in one write, from one array on the stack.

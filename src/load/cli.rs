@@ -31,10 +31,12 @@ pub enum Mode {
     Idle,
     /// Each is closed as soon as CONNECT has come, and opened anew.
     Churn,
+    /// Each watches users and a room; some change, and all see it. Heartbeats go on as in the open loop.
+    Watch,
 }
 
 impl Mode {
-    const ALL: [Self; 4] = [Self::Open, Self::Closed, Self::Idle, Self::Churn];
+    const ALL: [Self; 5] = [Self::Open, Self::Closed, Self::Idle, Self::Churn, Self::Watch];
 
     /// Its name in flags and reports.
     pub fn name(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Mode {
             Self::Closed => "closed",
             Self::Idle => "idle",
             Self::Churn => "churn",
+            Self::Watch => "watch",
         }
     }
 }
@@ -69,6 +72,44 @@ impl Expect {
             Self::AnyFrame => "any-frame",
         }
     }
+}
+
+/// How rooms are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomDetail {
+    /// By name.
+    Full,
+    /// By the count alone.
+    Count,
+}
+
+impl RoomDetail {
+    const ALL: [Self; 2] = [Self::Full, Self::Count];
+
+    /// Its name in flags and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Count => "count",
+        }
+    }
+}
+
+/// What the connections of [`Mode::Watch`] watch, and how often what they watch changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchSettings {
+    /// Users that each watches.
+    pub users: usize,
+    /// Connections that change, the first ones of all; whom the others watch. At least 1, and as many as `users`.
+    pub changers: usize,
+    /// Rooms among which the connections are spread, each a member of one and watching it; 0 for none.
+    pub rooms: usize,
+    /// How they watch them.
+    pub room_detail: RoomDetail,
+    /// Changes a second, over all who change; 0 for none.
+    pub change_rate: u64,
+    /// Changes that are due at a time; at least 1.
+    pub burst: u64,
 }
 
 /// What a heartbeat looks like.
@@ -155,6 +196,8 @@ pub struct Settings {
     pub expect: Expect,
     /// How TLS is spoken, where it is.
     pub tls: Option<Arc<ClientConfig>>,
+    /// What [`Mode::Watch`] does.
+    pub watch: WatchSettings,
 }
 
 impl Settings {
@@ -184,6 +227,7 @@ impl Settings {
                 return Err(format!("--local-addresses needs a target in 127.0.0.0/8, and {address} is not"));
             }
         };
+        let watch = watch_settings(matches, mode, connections)?;
         let threads = number(matches, "threads").unwrap_or(connections.div_ceil(CONNECTIONS_PER_THREAD));
         Ok(Self {
             target,
@@ -205,6 +249,7 @@ impl Settings {
             heartbeat: *matches.get_one("heartbeat").ok_or("--heartbeat is missing")?,
             expect: *matches.get_one("expect").ok_or("--expect is missing")?,
             tls,
+            watch,
         })
     }
 
@@ -247,7 +292,7 @@ pub fn command() -> Command {
         .arg(time("duration", "10s", Duration::from_millis(100), DAY, "How long is measured"))
         .arg(time("warm-up", "1s", Duration::ZERO, DAY, "How long the load runs before that"))
         .arg(
-            value("mode", "MODE", "What the connections do: open, closed, idle or churn")
+            value("mode", "MODE", "What the connections do: open, closed, idle, churn or watch")
                 .default_value(Mode::Open.name())
                 .value_parser(|text: &str| one_of(text, &Mode::ALL, Mode::name)),
         )
@@ -280,6 +325,16 @@ pub fn command() -> Command {
                 .default_value(Expect::Rollcall.name())
                 .value_parser(|text: &str| one_of(text, &Expect::ALL, Expect::name)),
         )
+        .arg(count("watch-users", "100", 0, 1_000_000, "Watch: users that each connection watches"))
+        .arg(optional_count("changers", 1, 10_000_000, "Watch: connections that change; by default all of them"))
+        .arg(count("rooms", "0", 0, 1_000_000, "Watch: rooms, each connection in one and watching it"))
+        .arg(
+            value("room-detail", "DETAIL", "Watch: how rooms are watched, full or count")
+                .default_value(RoomDetail::Full.name())
+                .value_parser(|text: &str| one_of(text, &RoomDetail::ALL, RoomDetail::name)),
+        )
+        .arg(count("rate-change", "10", 0, 1_000_000, "Watch: changes a second"))
+        .arg(count("change-burst", "1", 1, 1_000_000, "Watch: changes that are made at a time"))
         .arg(
             value("tls-ca", "FILE", "wss: PEM file of the authorities that the server's certificate must come from")
                 .value_parser(value_parser!(PathBuf)),
@@ -318,6 +373,31 @@ fn tls(matches: &ArgMatches) -> Result<Arc<ClientConfig>, String> {
     };
     let is_old = matches.get_one::<String>("tls-version").is_some_and(|version| version == "1.2");
     secure::config(&trust, is_old, matches.get_flag("tls-resume"))
+}
+
+fn watch_settings(matches: &ArgMatches, mode: Mode, connections: usize) -> Result<WatchSettings, String> {
+    let changers = number(matches, "changers").unwrap_or(connections);
+    let settings = WatchSettings {
+        users: number(matches, "watch-users")?,
+        changers,
+        rooms: number(matches, "rooms")?,
+        room_detail: *matches.get_one("room-detail").ok_or("--room-detail is missing")?,
+        change_rate: number(matches, "rate-change")? as u64,
+        burst: number(matches, "change-burst")? as u64,
+    };
+    if mode != Mode::Watch {
+        return Ok(settings);
+    }
+    if changers > connections {
+        return Err(format!("--changers {changers} are more than the {connections} connections that there are"));
+    }
+    if settings.users > changers {
+        return Err(format!("--watch-users {} are more than the {changers} that change", settings.users));
+    }
+    if settings.users == 0 && settings.rooms == 0 {
+        return Err("with --watch-users 0 and without --rooms there is nothing to watch".to_owned());
+    }
+    Ok(settings)
 }
 
 fn number(matches: &ArgMatches, name: &str) -> Result<usize, String> {
@@ -460,6 +540,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_watched_is_read() {
+        let settings = parse("ws://127.0.0.1:3000 --mode watch").unwrap().watch;
+        assert_eq!((settings.users, settings.changers, settings.change_rate), (100, 1000, 10));
+        let settings = parse(
+            "ws://127.0.0.1:3000 --mode watch --watch-users 7 --changers 8 --rooms 3 --room-detail count \
+             --rate-change 50 --change-burst 8",
+        );
+        let expected = WatchSettings {
+            users: 7,
+            changers: 8,
+            rooms: 3,
+            room_detail: RoomDetail::Count,
+            change_rate: 50,
+            burst: 8,
+        };
+        assert_eq!(settings.unwrap().watch, expected);
+    }
+
+    #[test]
     fn a_target_that_is_not_loopback_needs_permission() {
         assert!(error("ws://192.0.2.1:3000/").contains("--allow-remote"));
         let settings = parse("ws://192.0.2.1:3000/ --allow-remote").unwrap();
@@ -498,7 +597,11 @@ mod tests {
             ("ws://127.0.0.1:1 --duration 99ms", "between 100ms"),
             ("ws://127.0.0.1:1 --duration 99999999999999999999s", "between"),
             ("ws://127.0.0.1:1 --interval 0", "--interval"),
-            ("ws://127.0.0.1:1 --mode shut", "open, closed, idle, churn"),
+            ("ws://127.0.0.1:1 --mode shut", "open, closed, idle, churn, watch"),
+            ("ws://127.0.0.1:1 --mode watch --connections 5 --changers 6 --watch-users 1", "--changers"),
+            ("ws://127.0.0.1:1 --mode watch --connections 9 --changers 6 --watch-users 7", "--watch-users"),
+            ("ws://127.0.0.1:1 --mode watch --watch-users 0", "nothing to watch"),
+            ("ws://127.0.0.1:1 --room-detail names", "full, count"),
             ("ws://127.0.0.1:1 --expect ack", "rollcall, echo, any-frame"),
             ("ws://127.0.0.1:1 --users-prefix a/b", "letters"),
             ("ws://127.0.0.1:1 --users-prefix 123456789", "letters"),

@@ -14,13 +14,14 @@ use super::cli::{Mode, Settings};
 use super::client::{self, Checker, Frame};
 use super::failure::{Failure, Failures};
 use super::pace::HeartbeatPace;
+use super::watch::{self, Seen, Sight, Topology};
 use crate::sys;
 use crate::tls::session::{ClientSession, Phase};
 
 /// Bytes that may wait for one socket: far more than heartbeats of a peer that reads at all.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// The longest time a histogram tells apart.
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
 /// When the load runs, in nanoseconds since the run's epoch; all at the end of time until that is known.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ pub struct Window {
 
 impl Window {
     /// Whether what was due at `due_ns` is measured.
-    fn contains(&self, due_ns: u64) -> bool {
+    pub fn contains(&self, due_ns: u64) -> bool {
         (self.from_ns..self.until_ns).contains(&due_ns)
     }
 }
@@ -67,6 +68,8 @@ pub struct Tally {
     pub lag: Histogram<u64>,
     /// What went wrong.
     pub failures: Failures,
+    /// What was changed and seen.
+    pub sight: Sight,
 }
 
 impl Tally {
@@ -86,6 +89,7 @@ impl Tally {
             latency: histogram()?,
             lag: histogram()?,
             failures: Failures::default(),
+            sight: Sight::new()?,
         })
     }
 
@@ -103,7 +107,7 @@ impl Tally {
         self.latency.add(&other.latency)?;
         self.lag.add(&other.lag)?;
         self.failures.merge(&other.failures);
-        Ok(())
+        self.sight.merge(&other.sight)
     }
 }
 
@@ -124,6 +128,10 @@ pub struct Context {
     heartbeat: Vec<u8>,
     /// What one read of TLS brought.
     plaintext: Vec<u8>,
+    /// Who watches whom.
+    pub topology: Topology,
+    /// What is written next, where it is not the same for all.
+    scratch: Vec<u8>,
 }
 
 impl Context {
@@ -140,6 +148,8 @@ impl Context {
             checker: Checker::new(settings.expect, text),
             heartbeat,
             plaintext: Vec::new(),
+            topology: Topology::new(settings.watch),
+            scratch: Vec::new(),
             settings,
         })
     }
@@ -167,6 +177,8 @@ enum State {
     Upgrading,
     /// For CONNECT.
     FirstMessage,
+    /// For the state of what it watches.
+    Snapshot,
     /// For answers.
     Open,
     /// For the server's end, our close frame being sent.
@@ -249,6 +261,22 @@ impl Connection {
         self.write(&context.heartbeat)
     }
 
+    /// Sends change `number` of the run, its own `turn`-th.
+    pub fn send_change(&mut self, number: u32, turn: u64, context: &mut Context) -> Result<(), End> {
+        context.tally.sight.sent(number, self.index, context.now_ns);
+        let mut frame = std::mem::take(&mut context.scratch);
+        frame.clear();
+        watch::write_change(&mut frame, number, turn, context.now_ns);
+        let written = self.write(&frame);
+        context.scratch = frame;
+        written
+    }
+
+    /// Its number among all of the run.
+    pub fn index(&self) -> usize {
+        self.index as usize
+    }
+
     /// Sends a close frame and ends this side; the server's end is waited for.
     pub fn close(&mut self, context: &mut Context) -> Result<(), End> {
         self.leave(context);
@@ -264,8 +292,8 @@ impl Connection {
     /// Takes this connection out of the counts of those that are there: it ends, or is being closed.
     pub fn leave(&mut self, context: &mut Context) {
         match self.state {
-            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage => {
-                context.tally.in_flight -= 1
+            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage | State::Snapshot => {
+                context.tally.in_flight -= 1;
             }
             State::Open => {
                 context.tally.open -= 1;
@@ -297,7 +325,7 @@ impl Connection {
             return None;
         }
         match self.state {
-            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage => {
+            State::Connecting | State::Securing | State::Upgrading | State::FirstMessage | State::Snapshot => {
                 Some(Failure::HandshakeTimeout)
             }
             State::Closing => Some(Failure::CloseTimeout),
@@ -390,6 +418,7 @@ impl Connection {
     fn received(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), End> {
         match &mut self.rare {
             None if self.state == State::Open && context.checker.is_one_answer(bytes) => self.answered(context),
+            None if self.state == State::Open && Self::sees_again(bytes, context) => Ok(()),
             Some(rare) if !rare.partial.is_empty() => {
                 let mut whole = std::mem::take(&mut rare.partial);
                 whole.extend_from_slice(bytes);
@@ -444,8 +473,12 @@ impl Connection {
             Frame::Message { text, payload } if self.state == State::FirstMessage => {
                 let user_id = self.user_id(context);
                 context.checker.check_first(text, payload, &user_id).map_err(End::Failed)?;
-                self.opened(context)?;
+                match context.settings.mode {
+                    Mode::Watch => self.watch(context)?,
+                    _ => self.opened(context)?,
+                }
             }
+            Frame::Message { text: true, payload } if self.watches(payload, &bytes[..size], context)? => {}
             Frame::Message { text, payload } => {
                 context.checker.check_answer(text, payload).map_err(End::Failed)?;
                 self.answered(context)?;
@@ -474,7 +507,11 @@ impl Connection {
         tally.opened += 1;
         tally.last_opened_ns = context.now_ns;
         let elapsed_ns = context.now_ns.saturating_sub(self.at_ns);
-        tally.connect_latency.saturating_record(elapsed_ns);
+        if context.settings.mode == Mode::Watch {
+            tally.sight.watch_latency.saturating_record(elapsed_ns);
+        } else {
+            tally.connect_latency.saturating_record(elapsed_ns);
+        }
         if context.settings.mode != Mode::Churn {
             return Ok(());
         }
@@ -485,12 +522,43 @@ impl Connection {
         self.close(context)
     }
 
+    /// Asks to be told; it is open once it has been.
+    fn watch(&mut self, context: &mut Context) -> Result<(), End> {
+        context.tally.connect_latency.saturating_record(context.now_ns.saturating_sub(self.at_ns));
+        self.state = State::Snapshot;
+        self.at_ns = context.now_ns;
+        let mut frames = Vec::new();
+        watch::write_requests(&mut frames, &context.topology, &context.settings.users_prefix, self.index as usize);
+        self.write(&frames)
+    }
+
+    /// Takes in a message of what is watched; false when it is none.
+    fn watches(&mut self, payload: &[u8], frame: &[u8], context: &mut Context) -> Result<bool, End> {
+        if context.settings.mode != Mode::Watch || !matches!(self.state, State::Snapshot | State::Open) {
+            return Ok(false);
+        }
+        let (window, now_ns) = (context.window, context.now_ns);
+        match watch::classify(payload) {
+            Seen::Other => return Ok(false),
+            Seen::State { is_last: true } if self.state == State::Snapshot => self.opened(context)?,
+            Seen::State { .. } if self.state == State::Snapshot => {}
+            kind => context.tally.sight.see(kind, payload, frame, now_ns, |sent_ns| window.contains(sent_ns)),
+        }
+        Ok(true)
+    }
+
+    /// Whether `bytes` are one frame that was seen just before.
+    fn sees_again(bytes: &[u8], context: &mut Context) -> bool {
+        let (window, now_ns) = (context.window, context.now_ns);
+        context.tally.sight.sees_again(bytes, now_ns, |sent_ns| window.contains(sent_ns))
+    }
+
     fn answered(&mut self, context: &mut Context) -> Result<(), End> {
         if self.answered == self.sent {
             return if context.checker.takes_unasked() { Ok(()) } else { Err(End::Failed(Failure::WrongAnswer)) };
         }
         let due_ns = match context.settings.mode {
-            Mode::Open => context.pace.due_of_ns(self.position, self.answered),
+            Mode::Open | Mode::Watch => context.pace.due_of_ns(self.position, self.answered),
             _ => self.at_ns,
         };
         self.answered = self.answered.wrapping_add(1);

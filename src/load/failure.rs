@@ -20,7 +20,7 @@ pub enum Failure {
     AcceptKey,
     /// The first message is not CONNECT with the right userId.
     FirstMessage,
-    /// Connect to CONNECT took longer than `--answer-timeout`.
+    /// Connect to CONNECT, or WATCH to its state, took longer than `--answer-timeout`.
     HandshakeTimeout,
     /// A frame that a server may not send, or that this program does not take.
     Frame,
@@ -40,11 +40,13 @@ pub enum Failure {
     CloseTimeout,
     /// A heartbeat of the measured window was not answered within `--answer-timeout` of its end.
     Unanswered,
+    /// Watch: the last change of a user was not seen by one who watches it, and is there.
+    Unseen,
 }
 
 impl Failure {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ConnectRefused,
         Self::Connect,
         Self::Tls,
@@ -62,6 +64,7 @@ impl Failure {
         Self::Stalled,
         Self::CloseTimeout,
         Self::Unanswered,
+        Self::Unseen,
     ];
 
     /// Its key in the report.
@@ -84,6 +87,7 @@ impl Failure {
             Self::Stalled => "stalled",
             Self::CloseTimeout => "close_timeout",
             Self::Unanswered => "unanswered",
+            Self::Unseen => "unseen",
         }
     }
 

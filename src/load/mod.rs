@@ -1,4 +1,5 @@
-//! `rollcall load`: opens many connections to a server, sends heartbeats, checks every answer and measures.
+//! `rollcall load`: opens many connections to a server, sends heartbeats, checks every answer and measures; and has them
+//! watch each other, and measures how soon each sees what changed.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -7,6 +8,7 @@
 //! | [`connection`] | one connection's life, its socket |
 //! | [`client`] | bytes ↔ requests, frames, answers; sans-IO |
 //! | [`secure`] | how TLS is spoken, where it is |
+//! | [`watch`] | who watches whom, what is changed and seen; sans-IO |
 //! | [`pace`] | when things are due; no clock |
 //! | [`failure`] | what can go wrong, counted |
 //! | [`measure`] | CPU and memory of processes |
@@ -23,6 +25,7 @@ pub mod measure;
 pub mod pace;
 pub mod report;
 pub mod secure;
+pub mod watch;
 pub mod worker;
 
 use std::ffi::OsString;
@@ -37,8 +40,9 @@ use anyhow::{Context as _, anyhow, bail};
 
 use cli::{Mode, Settings};
 use connection::{Tally, Window};
+use failure::Failure;
 use measure::{Cpu, Memory};
-use report::{Report, Server};
+use report::{Counts, Report, Server};
 use worker::Run;
 
 use crate::sys;
@@ -90,7 +94,7 @@ fn check_descriptors(connections: usize, tables: usize) -> anyhow::Result<()> {
 /// A look at counters and CPU clocks.
 struct Sample {
     at_ns: u64,
-    answered: u64,
+    counts: Counts,
     own: Cpu,
     /// Absent where no process was given or it has ended.
     server: Option<Cpu>,
@@ -128,6 +132,8 @@ fn load(settings: &Arc<Settings>, interrupted: &AtomicBool) -> anyhow::Result<Ou
         for worker in workers {
             tally.merge(&worker.join().map_err(|_| anyhow!("a thread of the load panicked"))??)?;
         }
+        tally.sight.conclude(|sent_ns| observed.first.at_ns <= sent_ns && sent_ns < observed.last.at_ns);
+        tally.failures.add(Failure::Unseen, tally.sight.unseen);
         if observed.connected == 0 && settings.mode != Mode::Churn {
             let cause = tally.failures.connect_error().map(|error| format!(" ({error})")).unwrap_or_default();
             bail!("no connection to {} could be opened{cause}: is the server running there?", settings.target.url);
@@ -139,7 +145,7 @@ fn load(settings: &Arc<Settings>, interrupted: &AtomicBool) -> anyhow::Result<Ou
             connect_ns: tally.last_opened_ns.saturating_sub(observed.began_ns),
             connected: observed.connected,
             window_ns: observed.last.at_ns.saturating_sub(observed.first.at_ns),
-            answered: observed.last.answered.saturating_sub(observed.first.answered),
+            counts: observed.last.counts.since(&observed.first.counts),
             own_cpu: observed.last.own.since(&observed.first.own),
             server,
         };
@@ -233,7 +239,12 @@ impl Observer<'_, '_> {
     fn sample(&self) -> Sample {
         Sample {
             at_ns: self.run.now_ns(),
-            answered: self.sum(|cells| cells.answered.load(Relaxed)),
+            counts: Counts {
+                answered: self.sum(|cells| cells.answered.load(Relaxed)),
+                deliveries: self.sum(|cells| cells.deliveries.load(Relaxed)),
+                presences: self.sum(|cells| cells.presences.load(Relaxed)),
+                seen_bytes: self.sum(|cells| cells.seen_bytes.load(Relaxed)),
+            },
             server: self.server_cpu(),
             own: Cpu::of_own_threads(self.run.cells.iter().map(|cells| cells.thread_id.load(Relaxed))),
         }
@@ -253,11 +264,12 @@ struct Progress {
     shown_ns: u64,
     opened: u64,
     answered: u64,
+    deliveries: u64,
 }
 
 impl Progress {
     fn new(now_ns: u64) -> Self {
-        Self { shown_ns: now_ns, opened: 0, answered: 0 }
+        Self { shown_ns: now_ns, opened: 0, answered: 0, deliveries: 0 }
     }
 
     fn show(&mut self, observer: &Observer<'_, '_>) {
@@ -269,8 +281,13 @@ impl Progress {
         let opened = observer.sum(|cells| cells.opened.load(Relaxed));
         let answered = observer.sum(|cells| cells.answered.load(Relaxed));
         let per_second = |count: u64| (u128::from(count) * u128::from(SECOND_NS) / u128::from(elapsed_ns)) as u64;
+        let deliveries = observer.sum(|cells| cells.deliveries.load(Relaxed));
+        let told = match observer.settings.mode {
+            Mode::Watch => format!("{} deliveries a second, ", per_second(deliveries - self.deliveries)),
+            _ => String::new(),
+        };
         let line = format!(
-            "{} open, {} opened a second, {} answers a second, {} failures\n",
+            "{} open, {} opened a second, {told}{} answers a second, {} failures\n",
             observer.sum(|cells| cells.open.load(Relaxed)),
             per_second(opened - self.opened),
             if observer.settings.mode == Mode::Churn { 0 } else { per_second(answered - self.answered) },
@@ -278,7 +295,7 @@ impl Progress {
         );
         // Whoever closed stderr wants no progress.
         let _ = io::stderr().write_all(line.as_bytes());
-        *self = Self { shown_ns: now_ns, opened, answered };
+        *self = Self { shown_ns: now_ns, opened, answered, deliveries };
     }
 }
 

@@ -72,6 +72,36 @@ impl HeartbeatPace {
     }
 }
 
+/// Changes that are due in bursts, made by threads that take turns.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangePace {
+    start_ns: u64,
+    /// Changes a second over all threads; 0 is none.
+    rate: u64,
+    burst: u64,
+    thread: u64,
+    threads: u64,
+}
+
+impl ChangePace {
+    /// The pace of thread `thread` of the `threads` (at least 1) that change, in bursts of `burst` (at least 1).
+    pub fn new(start_ns: u64, rate: u64, burst: u64, thread: usize, threads: usize) -> Self {
+        Self { start_ns, rate, burst: burst.max(1), thread: thread as u64, threads: threads.max(1) as u64 }
+    }
+
+    /// The number among all of the run of this thread's change `number`, counted from 0.
+    pub fn overall(&self, number: u64) -> u64 {
+        number * self.threads + self.thread
+    }
+
+    /// When this thread's change `number` is due, if any ever is.
+    pub fn due_ns(&self, number: u64) -> Option<u64> {
+        let before = self.overall(number) / self.burst * self.burst;
+        let after = (u128::from(before) * SECOND_NS).checked_div(u128::from(self.rate))?;
+        Some(self.start_ns.saturating_add(saturate(after)))
+    }
+}
+
 fn saturate(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
@@ -106,6 +136,15 @@ mod tests {
     fn threads_share_the_gap_between_two_heartbeats() {
         let [first, second] = [0, 1].map(|thread| HeartbeatPace::new(0, 1_000, 10, thread, 2));
         assert_eq!((first.due_ns(0), second.due_ns(0), first.due_ns(1)), (0, 50, 100));
+    }
+
+    #[test]
+    fn changes_of_a_burst_are_due_together() {
+        let paces = [0, 1].map(|thread| ChangePace::new(500, 100, 4, thread, 2));
+        let due = |number: u64| paces[(number % 2) as usize].due_ns(number / 2);
+        let due: Vec<u64> = (0..9).filter_map(due).map(|due_ns| (due_ns - 500) / 1_000_000).collect();
+        assert_eq!(due, [0, 0, 0, 0, 40, 40, 40, 40, 80]);
+        assert_eq!(ChangePace::new(0, 0, 1, 0, 1).due_ns(0), None);
     }
 
     #[test]

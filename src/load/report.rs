@@ -17,6 +17,31 @@ const IDLE_PERCENT: f64 = 90.0;
 /// Fewer connections than this say nothing about the kernel's memory.
 const KERNEL_CONNECTIONS_MIN: u64 = 1000;
 
+/// What was counted from one look to another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Heartbeats answered; in churn, connections opened.
+    pub answered: u64,
+    /// Watch: messages that told of changes.
+    pub deliveries: u64,
+    /// Watch: changes in them.
+    pub presences: u64,
+    /// Watch: bytes of their frames.
+    pub seen_bytes: u64,
+}
+
+impl Counts {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            answered: self.answered.saturating_sub(before.answered),
+            deliveries: self.deliveries.saturating_sub(before.deliveries),
+            presences: self.presences.saturating_sub(before.presences),
+            seen_bytes: self.seen_bytes.saturating_sub(before.seen_bytes),
+        }
+    }
+}
+
 /// What a run found.
 #[derive(Debug)]
 pub struct Report<'a> {
@@ -30,8 +55,8 @@ pub struct Report<'a> {
     pub connected: u64,
     /// Nanoseconds between the two looks at counters and clocks that bound the measured window.
     pub window_ns: u64,
-    /// Heartbeats answered between them; in churn, connections opened.
-    pub answered: u64,
+    /// What was counted between them.
+    pub counts: Counts,
     /// CPU time of the load's own threads between them.
     pub own_cpu: Cpu,
     /// The server's, where its process was given and lived to the end.
@@ -77,9 +102,18 @@ impl Report<'_> {
         }
     }
 
-    /// What is counted: heartbeats' answers, or connections opened.
+    /// What is counted: heartbeats' answers, connections opened, or messages that told of changes.
     fn unit(&self) -> &'static str {
-        if self.settings.mode == Mode::Churn { "connection" } else { "message" }
+        match self.settings.mode {
+            Mode::Churn => "connection",
+            Mode::Watch => "delivery",
+            Mode::Open | Mode::Closed | Mode::Idle => "message",
+        }
+    }
+
+    /// How many of the unit.
+    fn count(&self) -> u64 {
+        if self.settings.mode == Mode::Watch { self.counts.deliveries } else { self.counts.answered }
     }
 
     fn percent(&self, cpu_ns: u64) -> f64 {
@@ -87,11 +121,11 @@ impl Report<'_> {
     }
 
     fn per_second(&self) -> f64 {
-        ratio(self.answered as f64 * 1e9, self.window_ns as f64)
+        ratio(self.count() as f64 * 1e9, self.window_ns as f64)
     }
 
     fn us_per_message(&self, cpu_ns: u64) -> Option<f64> {
-        (self.answered > 0).then(|| cpu_ns as f64 / 1e3 / self.answered as f64)
+        (self.count() > 0).then(|| cpu_ns as f64 / 1e3 / self.count() as f64)
     }
 
     fn us_per_connect(&self, server: &Server) -> Option<f64> {
@@ -131,12 +165,20 @@ impl Report<'_> {
             row("connect latency", latency_text(&tally.connect_latency));
         }
         if settings.mode != Mode::Idle {
-            let what = if settings.mode == Mode::Churn { "connections opened" } else { "answers" };
+            let what = match settings.mode {
+                Mode::Churn => "connections opened",
+                Mode::Watch => "deliveries",
+                Mode::Open | Mode::Closed | Mode::Idle => "answers",
+            };
             let seconds = self.window_ns as f64 / 1e9;
             row("throughput", format!("{:.0} {what} a second over {seconds:.2} s", self.per_second()));
-            row("latency", latency_text(&tally.latency));
+            if settings.mode == Mode::Watch {
+                self.watch_rows(&mut row);
+            }
+            let name = if settings.mode == Mode::Watch { "heartbeat latency" } else { "latency" };
+            row(name, latency_text(&tally.latency));
         }
-        if settings.mode == Mode::Open {
+        if matches!(settings.mode, Mode::Open | Mode::Watch) {
             row("sent late by", latency_text(&tally.lag));
         }
         row("pings answered", tally.pings.to_string());
@@ -182,6 +224,24 @@ impl Report<'_> {
         }
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         rows.iter().map(|(name, text)| format!("{name:<width$}  {text}\n")).collect()
+    }
+
+    fn watch_rows(&self, row: &mut dyn FnMut(&str, String)) {
+        let (watch, sight, counts) = (self.settings.watch, &self.tally.sight, self.counts);
+        let rooms = match watch.rooms {
+            0 => "no rooms".to_owned(),
+            rooms => format!("one of {rooms} rooms ({})", watch.room_detail.name()),
+        };
+        row("each watches", format!("{} of {} users, {rooms}", watch.users, watch.changers));
+        row("watch latency", latency_text(&sight.watch_latency));
+        let each = ratio(counts.presences as f64, counts.deliveries as f64);
+        let bytes = ratio(counts.seen_bytes as f64, counts.deliveries as f64);
+        row("  of which", format!("{each:.2} changes and {bytes:.0} bytes a delivery"));
+        let (rate, burst) = (watch.change_rate, watch.burst);
+        row("changes", format!("{} sent, {rate} a second, {burst} at a time", sight.sent));
+        row("fan-out latency", latency_text(&sight.fan_out));
+        row("  to the last", latency_text(&sight.to_the_last));
+        row("  superseded", format!("{} by a newer change before they were seen", sight.superseded));
     }
 
     fn failures_text(&self) -> String {
@@ -231,7 +291,7 @@ impl Report<'_> {
             )
             .number("window_seconds", Some(self.window_ns as f64 / 1e9))
             .raw("unit", string(self.unit()))
-            .raw("count", self.answered.to_string())
+            .raw("count", self.count().to_string())
             .number("per_second", Some(self.per_second()))
             .raw("latency_us", latency_json(&tally.latency))
             .raw("sent_late_us", latency_json(&tally.lag))
@@ -239,6 +299,7 @@ impl Report<'_> {
             .raw("sent_overall", tally.sent.to_string())
             .raw("answered_overall", tally.answered.to_string())
             .raw("pings_answered", tally.pings.to_string())
+            .raw("watch", if settings.mode == Mode::Watch { self.watch_json() } else { null() })
             .raw("failures_total", tally.failures.total().to_string())
             .raw("failures", failures.end())
             .raw("connect_error", connect_error.unwrap_or_else(null))
@@ -253,6 +314,31 @@ impl Report<'_> {
                     .end(),
             )
             .raw("server", self.server.as_ref().map_or_else(null, |server| self.server_json(server)))
+            .end()
+    }
+
+    fn watch_json(&self) -> String {
+        let (watch, sight, counts) = (self.settings.watch, &self.tally.sight, self.counts);
+        let per_delivery = |count: u64| (counts.deliveries > 0).then(|| count as f64 / counts.deliveries as f64);
+        Object::new()
+            .raw("users_each", watch.users.to_string())
+            .raw("changers", watch.changers.to_string())
+            .raw("rooms", watch.rooms.to_string())
+            .raw("room_detail", string(watch.room_detail.name()))
+            .raw("change_rate", watch.change_rate.to_string())
+            .raw("change_burst", watch.burst.to_string())
+            .raw("changes_sent_overall", sight.sent.to_string())
+            .raw("deliveries", counts.deliveries.to_string())
+            .raw("presences", counts.presences.to_string())
+            .raw("bytes", counts.seen_bytes.to_string())
+            .number("presences_per_delivery", per_delivery(counts.presences))
+            .number("bytes_per_delivery", per_delivery(counts.seen_bytes))
+            .raw("watch_latency_us", latency_json(&sight.watch_latency))
+            .raw("fan_out_latency_us", latency_json(&sight.fan_out))
+            .raw("to_the_last_latency_us", latency_json(&sight.to_the_last))
+            .raw("deliveries_overall", sight.deliveries.to_string())
+            .raw("superseded_overall", sight.superseded.to_string())
+            .raw("unseen_overall", sight.unseen.to_string())
             .end()
     }
 
@@ -386,7 +472,7 @@ mod tests {
             connect_ns: 2_000_000_000,
             connected: 1000,
             window_ns: 10_000_000_000,
-            answered: 2_000_000,
+            counts: Counts { answered: 2_000_000, ..Counts::default() },
             own_cpu: cpu(&[9_600_000_000, 100]),
             server: Some(Server {
                 pid: 7,
@@ -436,6 +522,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_watched_is_told() {
+        let settings = settings("ws://127.0.0.1:3000/ --mode watch --rooms 3");
+        let mut tally = Tally::new().unwrap();
+        tally.sight.fan_out.saturating_record(60_000_000);
+        let mut report = report(&settings, &tally);
+        report.counts = Counts { answered: 7, deliveries: 1_000_000, presences: 1_500_000, seen_bytes: 250_000_000 };
+        let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!((json["unit"].as_str(), json["count"].as_u64()), (Some("delivery"), Some(1_000_000)));
+        assert_eq!(json["server"]["cpu_us_per_unit"], 5.0);
+        assert_eq!(json["watch"]["presences_per_delivery"], 1.5);
+        assert_eq!(json["watch"]["bytes_per_delivery"], 250.0);
+        let table = report.table();
+        for part in ["100000 deliveries", "1.50 changes and 250 bytes", "one of 3 rooms (full)", "p99 60.", "5.000 µs"]
+        {
+            assert!(table.contains(part), "{part} in\n{table}");
+        }
+    }
+
+    #[test]
     fn the_limit_is_the_load_only_where_the_server_had_time_left() {
         let settings = settings("ws://127.0.0.1:3000/");
         let tally = Tally::new().unwrap();
@@ -454,7 +559,8 @@ mod tests {
         let settings = settings("ws://127.0.0.1:3000/ --mode churn");
         let tally = Tally::new().unwrap();
         let mut report = report(&settings, &tally);
-        (report.answered, report.window_ns, report.connected, report.connect_ns) = (0, 0, 0, 0);
+        (report.window_ns, report.connected, report.connect_ns) = (0, 0, 0);
+        report.counts = Counts::default();
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["unit"], "connection");
         assert!(json["server"]["cpu_us_per_unit"].is_null());

@@ -18,14 +18,15 @@ use super::cli::{Mode, Settings};
 use super::connection::{Connection, Context, End, Tally, Window};
 use super::failure::Failure;
 use super::measure;
-use super::pace::{ConnectPace, HeartbeatPace};
+use super::pace::{ChangePace, ConnectPace, HeartbeatPace};
 use crate::sys;
 
 const EVENTS: usize = 1024;
 const READ_BYTES: usize = 64 * 1024;
-/// Connects and heartbeats that one turn sends at most before it looks at what came.
+/// Connects, heartbeats and changes that one turn sends at most before it looks at what came.
 const TURN_CONNECTS: usize = 64;
 const TURN_HEARTBEATS: usize = 256;
+const TURN_CHANGES: usize = 256;
 /// Events and sends between two looks at the clock: some 20 µs of work, at 25 ns a look.
 const CLOCK_EVERY: usize = 8;
 /// How long a thread sleeps at most before it looks whether the run goes on.
@@ -34,6 +35,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(20);
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 /// How long the connections' ends may take after the run.
 const CLOSE_NS_MAX: u64 = 5_000_000_000;
+/// How long nothing must have been seen before all has been that will be: longer than any server gathers changes.
+const SEEN_QUIET_NS: u64 = 1_500_000_000;
 const TIMER: Token = Token(usize::MAX);
 
 /// What one thread shows while it runs: it alone writes, the run's thread reads.
@@ -50,6 +53,12 @@ pub struct Cells {
     pub open: AtomicU64,
     /// As [`Tally::answered`].
     pub answered: AtomicU64,
+    /// As [`Sight::deliveries`](super::watch::Sight::deliveries).
+    pub deliveries: AtomicU64,
+    /// As [`Sight::presences`](super::watch::Sight::presences).
+    pub presences: AtomicU64,
+    /// As [`Sight::bytes`](super::watch::Sight::bytes).
+    pub seen_bytes: AtomicU64,
     /// Failures of all kinds.
     pub failures: AtomicU64,
 }
@@ -154,6 +163,10 @@ struct Worker<'a> {
     /// Open loop: the slots in the order of their turns.
     order: Vec<usize>,
     heartbeats: u64,
+    /// Watch: the slots of those that change.
+    changers: Vec<usize>,
+    change_pace: ChangePace,
+    changes: u64,
     swept_ns: u64,
 }
 
@@ -185,6 +198,9 @@ impl<'a> Worker<'a> {
             connects: 0,
             order: Vec::new(),
             heartbeats: 0,
+            changers: Vec::new(),
+            change_pace: ChangePace::new(u64::MAX, 0, 1, 0, 1),
+            changes: 0,
             swept_ns: now_ns,
         })
     }
@@ -194,8 +210,9 @@ impl<'a> Worker<'a> {
         self.look_at_clock();
         self.context.window = self.run.window();
         self.advance();
-        if self.stage == Stage::Running && self.context.settings.mode == Mode::Open {
+        if self.stage == Stage::Running && matches!(self.context.settings.mode, Mode::Open | Mode::Watch) {
             self.send_due();
+            self.change_due();
         }
         if self.connects_now() {
             self.connect_due();
@@ -249,7 +266,7 @@ impl<'a> Worker<'a> {
             Mode::Churn => {
                 self.connect_pace = ConnectPace::new(start_ns, settings.connect_rate, self.number, settings.threads);
             }
-            Mode::Open => {
+            Mode::Open | Mode::Watch => {
                 self.order = self.open_slots();
                 for (position, &slot) in self.order.iter().enumerate() {
                     if let Some(connection) = &mut self.slots[slot] {
@@ -259,6 +276,9 @@ impl<'a> Worker<'a> {
                 let interval_ns = u64::try_from(settings.interval.as_nanos()).unwrap_or(u64::MAX);
                 let (count, threads) = (self.order.len(), settings.threads);
                 self.context.pace = HeartbeatPace::new(start_ns, interval_ns, count, self.number, threads);
+                if settings.mode == Mode::Watch {
+                    self.begin_changes();
+                }
             }
             Mode::Closed => {
                 for (count, slot) in self.open_slots().into_iter().enumerate() {
@@ -267,6 +287,45 @@ impl<'a> Worker<'a> {
                     }
                     self.send_heartbeat(slot);
                 }
+            }
+        }
+    }
+
+    fn begin_changes(&mut self) {
+        let watch = self.context.settings.watch;
+        let threads = self.context.settings.threads;
+        let changes = |slot: &usize| slot * threads + self.number < watch.changers;
+        self.changers = self.order.iter().copied().filter(changes).collect();
+        let threads = threads.min(watch.changers);
+        let start_ns = self.context.window.start_ns;
+        self.change_pace = ChangePace::new(start_ns, watch.change_rate, watch.burst, self.number, threads);
+    }
+
+    /// When the next change is due, if one of this run is.
+    fn change_due_ns(&self) -> Option<u64> {
+        if self.changers.is_empty() {
+            return None;
+        }
+        self.change_pace.due_ns(self.changes).filter(|&due_ns| due_ns < self.context.window.until_ns)
+    }
+
+    fn change_due(&mut self) {
+        for count in 1..=TURN_CHANGES {
+            if self.change_due_ns().is_none_or(|due_ns| due_ns > self.context.now_ns) {
+                return;
+            }
+            let (turn, place) = (self.changes / self.changers.len() as u64, self.changes % self.changers.len() as u64);
+            let slot = self.changers[place as usize];
+            let number = u32::try_from(self.change_pace.overall(self.changes)).unwrap_or(u32::MAX);
+            self.changes += 1;
+            let Some(connection) = self.slots[slot].as_mut().filter(|connection| connection.is_open()) else {
+                continue;
+            };
+            if let Err(end) = connection.send_change(number, turn, &mut self.context) {
+                self.finish(slot, end);
+            }
+            if count % CLOCK_EVERY == 0 {
+                self.look_at_clock();
             }
         }
     }
@@ -285,7 +344,7 @@ impl<'a> Worker<'a> {
     }
 
     fn nothing_due(&self) -> bool {
-        self.heartbeat_due_ns().is_none()
+        self.heartbeat_due_ns().is_none() && self.change_due_ns().is_none()
     }
 
     fn send_due(&mut self) {
@@ -354,7 +413,9 @@ impl<'a> Worker<'a> {
 
     fn timeout(&mut self) -> io::Result<Duration> {
         let due_ns = match self.stage {
-            Stage::Running if self.context.settings.mode == Mode::Open => self.heartbeat_due_ns(),
+            Stage::Running if matches!(self.context.settings.mode, Mode::Open | Mode::Watch) => {
+                [self.heartbeat_due_ns(), self.change_due_ns()].into_iter().flatten().min()
+            }
             _ => self.connect_due_ns(),
         };
         let Some(due_ns) = due_ns else {
@@ -420,10 +481,15 @@ impl<'a> Worker<'a> {
     fn drain(&mut self) {
         let wait_ns = u64::try_from(self.context.settings.answer_timeout.as_nanos()).unwrap_or(u64::MAX);
         self.stage = Stage::Draining { deadline_ns: self.context.now_ns.saturating_add(wait_ns) };
+        let seen_ns = &mut self.context.tally.sight.seen_ns;
+        *seen_ns = self.context.now_ns.max(*seen_ns);
     }
 
     fn is_drained(&self) -> bool {
-        self.context.tally.outstanding == 0 && self.context.tally.in_flight == 0
+        let Tally { outstanding, in_flight, sight, .. } = &self.context.tally;
+        let all_seen = self.context.settings.mode != Mode::Watch
+            || self.context.now_ns.saturating_sub(sight.seen_ns) >= SEEN_QUIET_NS;
+        *outstanding == 0 && *in_flight == 0 && all_seen
     }
 
     fn close_all(&mut self) {
@@ -434,6 +500,9 @@ impl<'a> Worker<'a> {
             let Some(connection) = self.slots[slot].as_mut().filter(|connection| !connection.is_closing()) else {
                 continue;
             };
+            if connection.is_open() && self.context.settings.mode == Mode::Watch {
+                self.context.tally.sight.expect(&self.context.topology, connection.index());
+            }
             if let Err(end) = connection.close(&mut self.context) {
                 self.finish(slot, end);
             }
@@ -445,6 +514,9 @@ impl<'a> Worker<'a> {
         cells.opened.store(tally.opened, Relaxed);
         cells.open.store(tally.open, Relaxed);
         cells.answered.store(tally.answered, Relaxed);
+        cells.deliveries.store(tally.sight.deliveries, Relaxed);
+        cells.presences.store(tally.sight.presences, Relaxed);
+        cells.seen_bytes.store(tally.sight.bytes, Relaxed);
         cells.failures.store(tally.failures.total(), Relaxed);
     }
 }
