@@ -221,26 +221,35 @@ fn answer(fd: RawFd, happened: u32, state: &mut [u8], upgraded: u8, buffer: &mut
     }
 }
 
-/// What a message asks for, by the letter that its type begins with. Messages come one a read but for the largest.
-fn hear(fd: RawFd, message: &mut [u8], state: &[u8]) {
-    let start = if message.len() > 1 && message[1] & 0x7f == 126 { 4 } else { 2 };
-    if message.len() < start + 4 + STATUS_AT {
-        return;
-    }
-    let (head, payload) = message.split_at_mut(start + 4);
-    for (byte, mask) in payload.iter_mut().zip(head[start..].iter().cycle()) {
-        *byte ^= mask;
-    }
-    match payload[TYPE_AT] {
-        b'W' => write(fd, &framed(&[STATE])),
-        b'P' if payload.ends_with(b"}}") => {
-            let said = &payload[STATUS_AT..payload.len() - 2];
-            let frame = framed(&[CHANGE_START, said, CHANGE_END]);
-            let connected = state.iter().enumerate().filter(|(_, state)| **state == MESSAGE);
-            connected.for_each(|(watcher, _)| write(watcher as RawFd, &frame));
+/// What each message of a read asks for, by the letter that its type begins with. The start of one that came in pieces
+/// is taken for all of it, and its rest is left.
+fn hear(fd: RawFd, mut bytes: &mut [u8], state: &[u8]) {
+    while bytes.len() > 1 {
+        let (start, length) = match bytes[1] & 0x7f {
+            126 if bytes.len() > 3 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            short => (2, usize::from(short)),
+        };
+        let end = (start + 4 + length).min(bytes.len());
+        let (message, rest) = bytes.split_at_mut(end);
+        bytes = rest;
+        if message.len() < start + 4 + TYPE_AT || message[0] & 0x0f != 1 {
+            continue;
         }
-        b'H' => write(fd, HEARTBEAT_ACK),
-        _ => {}
+        let (head, payload) = message.split_at_mut(start + 4);
+        for (byte, mask) in payload.iter_mut().zip(head[start..].iter().cycle()) {
+            *byte ^= mask;
+        }
+        match payload.get(TYPE_AT) {
+            Some(b'W') => write(fd, &framed(&[STATE])),
+            Some(b'P') if payload.len() > STATUS_AT + 2 => {
+                let said = &payload[STATUS_AT..payload.len() - 2];
+                let frame = framed(&[CHANGE_START, said, CHANGE_END]);
+                let connected = state.iter().enumerate().filter(|(_, state)| **state == MESSAGE);
+                connected.for_each(|(watcher, _)| write(watcher as RawFd, &frame));
+            }
+            Some(b'H') => write(fd, HEARTBEAT_ACK),
+            _ => {}
+        }
     }
 }
 
