@@ -336,13 +336,17 @@ impl WatchTable {
         if !self.renew(at, user, &news.told) && own_changed {
             self.mark_watchers(at, user, true);
         }
-        if self.users[user].asked == 0 {
+        if self.users[user].asked > 0 {
+            return;
+        }
+        // Only an answer can be what a state waits for: a mere change is no reason to look at every watcher.
+        if news.answers > 0 {
             for position in 0..self.users[user].watchers.len() {
                 let watcher = watcher_of(self.users[user].watchers[position]);
                 self.wake_if_ready(watcher);
             }
-            self.let_go_of_user(user, posts);
         }
+        self.let_go_of_user(user, posts);
     }
 
     /// A partition told how a room is.
