@@ -1,5 +1,5 @@
-//! `rollcall load`: opens many connections to a server, sends heartbeats, checks every answer and measures; and has them
-//! watch each other, and measures how soon each sees what changed.
+//! `rollcall load`: opens many connections to a server, sends heartbeats, checks every answer and measures; and has
+//! them watch each other, and measures how soon each sees what changed.
 //!
 //! | module | holds |
 //! | --- | --- |

@@ -1,7 +1,7 @@
 //! A load that watches: what its connections ask to be told, what they change, and what they see of it; sans-IO.
 //!
-//! Each change carries its number and the time it was sent in its metadata, so that whoever sees it knows how old it is,
-//! and at the end it can be said who has not seen the last change of whom.
+//! Each change carries its number and the time it was sent in its metadata, so that whoever sees it knows how old it
+//! is, and at the end it can be said who has not seen the last change of whom.
 
 use std::io::Write as _;
 
