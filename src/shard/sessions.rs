@@ -508,7 +508,8 @@ impl State {
                     opening.resumed = Some(resumed);
                     self.actions.push_back(Action::Deliver(connection_of(key)));
                 }
-                // Who has gone, or waits no longer, needs no answer, and has not taken over the rooms that came with it.
+                // Who has gone, or waits no longer, needs no answer, and has not taken over the rooms that came with
+                // it.
                 None => too_late.push(key),
             }
         }
