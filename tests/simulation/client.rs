@@ -194,6 +194,8 @@ impl Client {
         self.close_heard = None;
         self.resumed = None;
         self.view.floor.fill(0);
+        // What it was told on the last connection may be news on this one.
+        self.view.by_state.fill(true);
         if !keeps_view {
             self.view.known.fill(None);
             self.view.room.fill(RoomView::default());
@@ -258,6 +260,7 @@ impl Client {
 
     fn hear(&mut self, message: &Message<'_>, length: usize, model: &Model, names: &Names) -> Result<(), String> {
         let payload = message.payload.as_ref();
+        wire::unix_ms(message.timestamp).ok_or("no timestamp")?;
         if (message.kind == "CONNECT") != (self.stage == Stage::Opening) {
             return Err("CONNECT is the first message, once".into());
         }
@@ -265,7 +268,11 @@ impl Client {
             "CONNECT" => {
                 let payload = payload.ok_or("no payload")?;
                 let user = message.user_id.as_deref().ok_or("no userId")?;
-                if names.user(user)? != self.user || payload.protocol != Some(1) {
+                if names.user(user)? != self.user
+                    || payload.protocol != Some(1)
+                    || payload.heartbeat_timeout != Some(self.beat_ms * 4)
+                    || payload.reconnect.is_none()
+                {
                     return Err("CONNECT for another".into());
                 }
                 self.resumed = payload.resumed;
@@ -280,7 +287,8 @@ impl Client {
                 self.is_quiet |= is_quiet && !self.active && is_last;
             }
             "ERROR" => {
-                let code = payload.and_then(|payload| payload.code).ok_or("no code")?;
+                let code = payload.filter(|payload| payload.message.is_some()).and_then(|payload| payload.code);
+                let code = code.ok_or("no code, or no message")?;
                 self.answered(message, |awaited| match awaited {
                     Awaited::Error(expected) => code == expected,
                     Awaited::Join => code == "TOO_MANY_ROOMS",

@@ -54,7 +54,6 @@ pub struct Socket {
     pub byte_ms: u64,
     /// When a whole message last did.
     pub message_ms: u64,
-    pub accepted_ms: u64,
     /// For how long it may be without a message.
     pub silence_ms: u64,
     /// How it is to end, by what its client did.
@@ -110,7 +109,7 @@ fn is_without_trace(events: &[Event], connection: Connection) -> bool {
                 | Event::Opened { predecessor: Predecessor::Unnamed, status: Some(_), .. }
         )
     );
-    is_fresh && matches!(events.last(), Some(Event::Ended { end: End::Asked, .. }))
+    is_fresh && matches!(events.next_back(), Some(Event::Ended { end: End::Asked, .. }))
 }
 
 /// Folds events as a full inbox has mail folded: of each connection what it said last.

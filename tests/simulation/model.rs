@@ -281,31 +281,10 @@ impl Model {
         }
     }
 
-    /// What others may see of a user now.
-    pub fn public(&self, user: usize) -> Presence {
-        self.users[user].public.last().copied().unwrap_or(NEVER_SEEN)
-    }
-
-    /// What its own connections see.
-    pub fn own(&self, user: usize) -> Presence {
-        self.users[user].own.last().copied().unwrap_or(NEVER_SEEN)
-    }
-
     /// Who is in a room, as others see it: a bit a user.
     pub fn members(&self, room: usize) -> u64 {
         let is_in = |user: &User| user.rooms >> room & 1;
         self.users.iter().enumerate().map(|(index, user)| is_in(user) << index).sum()
-    }
-
-    /// Whether the user has a place of an open connection.
-    pub fn has_open(&self, connection: Connection, user: usize) -> bool {
-        self.users[user].places.iter().any(|place| place.connection == connection && place.phase == Phase::Open)
-    }
-
-    /// The rooms that an open connection is in.
-    pub fn rooms_of(&self, connection: Connection, user: usize) -> u64 {
-        let place = self.users[user].places.iter().find(|place| place.connection == connection);
-        place.map_or(0, |place| place.rooms)
     }
 
     fn open(
@@ -398,11 +377,11 @@ impl Model {
                 |(user, record)| {
                     let is_kept =
                         |place: &&Place| place.phase == Phase::Kept && elapsed_ms < place.ended_ms + resume_ms;
-                    record.places.iter().filter(is_kept).map(move |place| (place.stamp, user))
+                    record.places.iter().filter(is_kept).map(move |place| (place.ended_ms, place.stamp, user))
                 },
             );
-            let kept: Vec<(u64, usize)> = kept.collect();
-            let Some(&(stamp, user)) = kept.iter().min().filter(|_| kept.len() > self.terms.sessions_max) else {
+            let kept: Vec<(u64, u64, usize)> = kept.collect();
+            let Some(&(_, stamp, user)) = kept.iter().min().filter(|_| kept.len() > self.terms.sessions_max) else {
                 return;
             };
             self.users[user].places.retain(|place| place.phase != Phase::Kept || place.stamp != stamp);

@@ -165,7 +165,7 @@ impl Plan {
             change_interval: ms([0, 10, 50, 50, 50, 400][rng.usize(..6)]),
             offline_grace: ms([0, 1_000, 4_000, 10_000, 10_000][rng.usize(..5)]),
             resume_window: ms([0, 3_000, 12_000, 30_000, 30_000][rng.usize(..5)]),
-            resume_sessions_max: if rng.u8(..8) == 0 { rng.usize(..6) } else { 1_000_000 },
+            resume_sessions_max: if rng.u8(..8) == 0 { 0 } else { 1_000_000 },
             cursor_slack: ms([1_000, 1_000, 3_000][rng.usize(..3)]),
             history: ms([5_000, 300_000, 300_000][rng.usize(..3)]),
             room_detail_limit: [1, 2, 4, 8, 1_000, 1_000][rng.usize(..6)],

@@ -786,8 +786,7 @@ impl World {
     /// Clients read what has come for them.
     fn hear(&mut self) -> Result<(), Fault> {
         let mut heard = std::mem::take(&mut self.heard);
-        for index in 0..heard.len() {
-            let socket = heard[index];
+        for &socket in &heard {
             let is_lazy = self.chance(self.plan.faults.lazy_read);
             let peer = &mut self.sockets[socket as usize];
             let number = peer.client;
@@ -879,7 +878,6 @@ impl World {
             said: VecDeque::new(),
             byte_ms: now_ms,
             message_ms: now_ms,
-            accepted_ms: now_ms,
             silence_ms,
             wish: Wish::Stay,
             is_open: false,

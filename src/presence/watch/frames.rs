@@ -347,6 +347,9 @@ impl WatchTable {
             self.scratch.clear();
         }
         self.catch_up(watcher);
+        if !restarts.is_empty() {
+            backlog.cursor = self.watchers[watcher].told_until;
+        }
         for room in restarts {
             self.restart(watcher, room);
         }

@@ -18,13 +18,15 @@ pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool,
     let search = |from: usize| history.iter().skip(from).position(|presence| presence == told).map(|at| from + at);
     // News is newer than what is known; the same content may have been there before.
     let newer = if is_change { search(known.map_or(0, |known| known + 1).max(floor)) } else { search(floor) };
-    // What a state told on the way, as of a room's member, or who left a room and came back, may come once more.
+    // What a state told on the way, as of a room's member, or who left a room and came back, may come once more; and
+    // what the own connections see, when their shard has not been asked for it before.
     let told_by_state = std::mem::replace(&mut view.by_state[user], !is_change);
     let is_member = view.room.iter().any(|room| room.members >> user & 1 == 1);
-    let known_again = known.filter(|_| told_by_state || is_member);
-    let found = newer
-        .or(known_again.filter(|&known| history[known] == *told))
-        .or_else(|| if is_watched { None } else { search(0) });
+    let known_again = known.filter(|_| told_by_state || is_member || is_own);
+    // Told once more, it says nothing about what came in between.
+    let known_again = known_again.filter(|&known| is_change && history[known] == *told);
+    let anyhow = if is_watched { None } else { search(0) };
+    let found = known_again.or(newer).or(anyhow);
     let Some(found) = found else {
         let known = known.map(|known| history[known]);
         return Err(match search(0) {
