@@ -12,7 +12,7 @@ use rollcall::metrics::ShardMetrics;
 use rollcall::protocol::assembly::{self, Message};
 use rollcall::protocol::frame::{self, Kind};
 use rollcall::protocol::handshake::Upgrade;
-use rollcall::server::{self, Service};
+use rollcall::server::{self, Service, Wake};
 use rollcall::shard::core::{Application, Close, Ending, Limits, Opened, Verdict};
 use rollcall::shard::{ConnectionId, Now};
 
@@ -59,7 +59,7 @@ struct EchoService;
 impl Service for EchoService {
     type Application = Echo;
 
-    fn application(&self, _: usize, _: usize, _: Arc<ShardMetrics>) -> Echo {
+    fn application(&self, _: usize, _: usize, _: Arc<ShardMetrics>, _: Wake) -> Echo {
         Echo
     }
 
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let ended = match cli::parse(arguments, std::iter::empty()) {
         Ok(Command::Serve { config, .. }) => server::serve(&config, &EchoService),
-        Ok(Command::Load(_)) => Err(anyhow::anyhow!("this one only serves")),
+        Ok(Command::Load(_) | Command::Token(_)) => Err(anyhow::anyhow!("this one only serves")),
         Err(error) => Err(error.into()),
     };
     match ended {

@@ -251,6 +251,8 @@ messages = {
     "client_state_inactive": '{"type":"CLIENT_STATE","id":4,"payload":{"active":false}}',
     "client_state_word": '{"type":"CLIENT_STATE","payload":{"active":"true"}}',
     "update_invisible": '{"type":"PRESENCE_UPDATE","payload":{"status":"invisible"}}',
+    "auth": '{"type":"AUTH","id":1,"payload":{"token":"a.b.c"}}',
+    "auth_without_token": '{"type":"AUTH","payload":{}}',
     "disconnect": '{"type":"DISCONNECT","id":18446744073709551615}',
     "id_negative": '{"type":"HEARTBEAT","id":-9223372036854775808}',
     "id_below_i64": '{"type":"HEARTBEAT","id":-9223372036854775809}',
@@ -383,6 +385,78 @@ tls = {
 }
 
 
+made = json.loads((SEEDS.parent.parent / "tests/foreign/tokens/pyjwt.json").read_text())
+CLAIMS = {"sub": "ana", "exp": 1795582485}
+rooms = [{"room": "lobby-*", "access": "count"}, "r1"]
+tokens = (
+    {
+        # Kind 0: whole tokens.
+        "none": b"\0" + made["refused"]["none"][1].encode(),
+        "hs256_of_another_secret": b"\0" + made["accepted"]["HS256"].encode(),
+        "crit": b"\0" + made["refused"]["an extension that must be understood"][1].encode(),
+        "header_array": b"\0" + made["refused"]["the header is an array"][1].encode(),
+        "dots": b"\0..",
+        "empty": b"\0",
+        # Kind 2: keys.
+        "jwks": b"\2" + json.dumps(made["jwks"]).encode(),
+        "jwks_oct": b"\2" + json.dumps({"keys": [{"kty": "oct", "k": "c" * 43}]}).encode(),
+        "pem": b"\2" + (made["pem"]["ec"] + made["pem"]["ed"]).encode(),
+        "pem_private": b"\2" + made["private_pem"]["ed"].encode(),
+    }
+    | {
+        # Kind 1: claims, signed as they are.
+        "claims_" + name: b"\1" + (claims if isinstance(claims, str) else json.dumps(claims)).encode()
+        for name, claims in {
+            "plain": CLAIMS,
+            "all": CLAIMS | {"nbf": 0, "watch": ["bob", "t*"], "rooms": rooms, "watching": ["bob"], "in": ["r1"]},
+            "exp_string": CLAIMS | {"exp": "1795582485"},
+            "exp_null": CLAIMS | {"exp": None},
+            "exp_negative": CLAIMS | {"exp": -1},
+            "exp_float": CLAIMS | {"exp": 1795582485.5},
+            "exp_missing": {"sub": "ana"},
+            "exp_huge": '{"sub":"ana","exp":18446744073709551617}',
+            "exp_twice": '{"sub":"ana","exp":1,"exp":9999999999}',
+            "expired": CLAIMS | {"exp": 1795578885},
+            "sub_missing": {"exp": 1795582485},
+            "sub_number": CLAIMS | {"sub": 1},
+            "aud": CLAIMS | {"aud": ["rollcall"]},
+            "array": ["ana", 1795582485],
+            "rooms_unknown_access": CLAIMS | {"rooms": [{"room": "a", "access": "x"}]},
+            "not_json": "exp",
+        }.items()
+    }
+)
+
+configuration = {
+    "empty": "",
+    "one_of_each_kind": 'listen = "127.0.0.1:0"\npin = false\nshards = 2\nmax_message = "16KiB"\n'
+    'heartbeat_timeout = "45s"\nlog_format = "json"\njwt_public_key = "/etc/key.pem"\njwt_issuer = ["a", "b"]\n'
+    'auth_url = "http://127.0.0.1/"\nauth_required = "auto"\n',
+    "unknown": "nonsense = 1\n",
+    "unknown_with_escapes": '"a\\nb\\u001b" = 1\n',
+    "value_with_escapes": 'log_level = "a\\nb\\u001b"\n',
+    "text_with_quotes": 'jwt_jwks = "a\\"b"\n',
+    "text_with_backslash": "jwt_jwks = 'a\\b'\n",
+    "list_of_numbers": "jwt_issuer = [1]\n",
+    "list_of_lists": 'jwt_issuer = [["a"]]\n',
+    "list_with_blanks": 'jwt_issuer = " a , b "\n',
+    "list_with_hole": 'jwt_issuer = "a,,b"\n',
+    "array_for_an_address": 'listen = ["[::]:1"]\n',
+    "table": "[limits]\nmax_frames = 1\n",
+    "twice": "shards = 1\nshards = 2\n",
+    "no_value": "shards =\n",
+    "float": "shards = 2.5\n",
+    "hexadecimal": "shards = 0x10\n",
+    "huge": "shards = 99999999999999999999\n",
+    "negative": "shards = -1\n",
+    "date": "shards = 1979-05-27\n",
+    "contradiction": 'reconnect_min = "10s"\nreconnect_max = "5s"\n',
+    "byte_order_mark": "\ufeffshards = 1\n",
+    "scoped_address": 'listen = "[fe80::1%2]:0"\n',
+    "duration_too_long": 'heartbeat_timeout = "18446744073709551615d"\n',
+}
+
+
 def write(target, cases, lead=b""):
     folder = SEEDS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -398,3 +472,5 @@ write("frames", frames, lead=bytes([5]))
 write("messages", messages)
 write("connection", connection, lead=bytes([7]))
 write("tls", tls)
+write("tokens", tokens)
+write("configuration", configuration)

@@ -11,6 +11,7 @@ use crate::config::{self, Config, ConfigError, FILE_FLAG, FILE_VARIABLE, Flags, 
 
 const SERVE: &str = "serve";
 const LOAD: &str = "load";
+const TOKEN: &str = "token";
 const PRINT_CONFIG: &str = "print-config";
 
 /// What the program was asked to do.
@@ -26,6 +27,8 @@ pub enum Command {
     },
     /// `rollcall load`, with the arguments that follow, none of them looked at.
     Load(Vec<OsString>),
+    /// `rollcall token`, likewise.
+    Token(Vec<OsString>),
 }
 
 /// Why there is no [`Command`]: help was asked for, or something is wrong. Displays the whole text to show.
@@ -79,9 +82,12 @@ pub fn parse(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Command, CliError> {
     let mut arguments = arguments.into_iter().peekable();
-    // Before clap, which would take `--` and `--help` out of what belongs to the load generator.
+    // Before clap, which would take `--` and `--help` out of what belongs to the subcommand.
     if arguments.next_if(|first| first == LOAD).is_some() {
         return Ok(Command::Load(arguments.collect()));
+    }
+    if arguments.next_if(|first| first == TOKEN).is_some() {
+        return Ok(Command::Token(arguments.collect()));
     }
     let matches = command().try_get_matches_from(arguments)?;
     let matches = matches.subcommand_matches(SERVE).unwrap_or(&matches);
@@ -112,6 +118,7 @@ fn command() -> clap::Command {
                 .after_help(AFTER_HELP),
         )
         .subcommand(clap::Command::new(LOAD).about("Put a server under load; `rollcall load --help` says how"))
+        .subcommand(clap::Command::new(TOKEN).about("Make and explain tokens; `rollcall token --help` says how"))
 }
 
 const AFTER_HELP: &str = "\
@@ -190,11 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn load_gets_its_arguments_untouched() {
+    fn load_and_token_get_their_arguments_untouched() {
         let Ok(Command::Load(arguments)) = run(&["load", "--", "--help", "-x", "serve"]) else {
             panic!("not load");
         };
         assert_eq!(arguments, ["--", "--help", "-x", "serve"]);
+        let Ok(Command::Token(arguments)) = run(&["token", "--help", "load"]) else { panic!("not token") };
+        assert_eq!(arguments, ["--help", "load"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | [`tls`] | ciphertext ↔ plaintext; keys from files, and when they change | anything else |
 //! | [`metrics`] | single-writer cells, and the name of every metric | sockets, clocks, threads |
 //! | [`presence`] | who is online | sockets, clocks, threads |
+//! | [`auth`] | a token, or the operator's own service → who may connect, and whom each may see | connections |
 //! | [`shard`] core | a connection's life: limits, heartbeats, what to send; the wheel | sockets, clocks |
 //! | [`shard`] driver | mio, sockets, the clock; feeds the core, writes what it says | the meaning of messages |
 //! | [`control`] | plain HTTP, health, the metrics text | connections |
@@ -21,6 +22,7 @@
 //! | [`server`] | config → threads → run → drain | – |
 //! | [`load`] | the load generator: a client of the above, which knows none of it but `protocol` | the server |
 
+pub mod auth;
 #[doc(hidden)]
 pub mod breaks;
 pub mod cli;

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use rollcall::cli::{self, Command};
-use rollcall::{load, server};
+use rollcall::{auth, load, server};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1), std::env::vars_os()) {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Ok(Command::Load(arguments)) => load::run(arguments).unwrap_or_else(|error| fail(&error)),
+        Ok(Command::Token(arguments)) => auth::command::run(arguments).unwrap_or_else(|error| fail(&error)),
         Err(error) => {
             let _ = if error.exit_code() == 0 {
                 writeln!(std::io::stdout(), "{error}")

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
@@ -17,7 +17,9 @@ use mio::{Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{Config, LogFormat, Named};
+use crate::auth::authority::Authority;
+use crate::config::{Config, ControlPages, LogFormat, Named};
+use crate::control::access::ControlAccess;
 use crate::control::health::{Lifecycle, Stage};
 use crate::control::reload::KeyReload;
 use crate::control::{self, ControlMessage, ControlParts};
@@ -32,6 +34,8 @@ use crate::shard::driver::listener::{ListenOptions, Listener, claim};
 use crate::shard::driver::socket::{Socket, Transport};
 use crate::shard::driver::tls_socket::{TlsShared, TlsSocket};
 use crate::shard::driver::{self, HandOver, PLAIN_REQUESTS_MAX, Shard, ShardParts, TurnLimits};
+use crate::shard::gate::Gate;
+pub use crate::shard::gate::Wake;
 use crate::shard::sessions::{Sessions, Terms};
 use crate::sys;
 use crate::tls::ServerConfig;
@@ -58,8 +62,12 @@ pub trait Service: Clone + Send + 'static {
     /// What one shard runs.
     type Application: Application;
 
-    /// The application of shard `shard` of `shards`, made on that shard's thread.
-    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>) -> Self::Application;
+    /// The application of shard `shard` of `shards`, made on that shard's thread. `wake` has the shard ask it what it
+    /// wants done.
+    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>, wake: Wake) -> Self::Application;
+
+    /// The operator asks that files be read anew. Must not block.
+    fn reload(&self) {}
 
     /// Changes to the limits that `config` sets, if the service needs other ones.
     fn limits(&self, config: &Config) -> Limits {
@@ -71,6 +79,7 @@ pub trait Service: Clone + Send + 'static {
 #[derive(Clone)]
 struct Presence {
     config: Config,
+    authority: Authority,
     /// What names the process to those who keep cursors.
     process: u32,
     began_unix_ms: u64,
@@ -81,10 +90,15 @@ struct Presence {
 impl Service for Presence {
     type Application = Sessions;
 
-    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>) -> Sessions {
+    fn application(&self, shard: usize, shards: usize, metrics: Arc<ShardMetrics>, wake: Wake) -> Sessions {
         let terms = Terms::new(&self.config, shards, self.process, self.began_unix_ms);
         let session_ids = SessionIds::new(&self.secret, fastrand::u64(..));
-        Sessions::new(shard, terms, self.hasher.clone(), session_ids, metrics)
+        let gate = Gate::new(self.authority.clone(), wake, Arc::clone(&metrics));
+        Sessions::new(shard, terms, gate, self.hasher.clone(), session_ids, metrics)
+    }
+
+    fn reload(&self) {
+        self.authority.reload();
     }
 }
 
@@ -93,10 +107,20 @@ impl Service for Presence {
 /// # Errors
 /// What keeps the server from starting or going on, as sentences for the operator.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    prepare(config)?;
     let mut secret = [0; 32];
     rand::fill(&mut secret).map_err(|_| anyhow!("the kernel gives no random numbers"))?;
+    let authority = Authority::start(config)?;
     let (process, began_unix_ms) = (fastrand::u32(..), clock::unix_ms());
-    serve(config, &Presence { config: config.clone(), process, began_unix_ms, hasher: NameHasher::default(), secret })
+    let (config_of_all, hasher) = (config.clone(), NameHasher::default());
+    serve(config, &Presence { config: config_of_all, authority, process, began_unix_ms, hasher, secret })
+}
+
+/// What must be before any thread begins: each inherits which signals are blocked.
+fn prepare(config: &Config) -> anyhow::Result<()> {
+    begin_log(config);
+    report_panics();
+    sys::block_signals(&SIGNALS).context("signals cannot be blocked")
 }
 
 /// Serves `service` as `config` says; [`run`] for Rollcall itself.
@@ -104,9 +128,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// What keeps the server from starting or going on, as sentences for the operator.
 pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
-    begin_log(config);
-    report_panics();
-    sys::block_signals(&SIGNALS).context("signals cannot be blocked")?;
+    prepare(config)?;
     let signals = Signals::new(SIGNALS).context("signals cannot be heard")?;
     let descriptors = sys::raise_descriptor_limit().context("the limit of descriptors cannot be raised")?;
 
@@ -119,6 +141,7 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         format!("cannot listen on {}, the address of control_listen; is it served already?", config.control_listen)
     })?;
     let control_address = control_listener.local_addr().context("the control port has no address")?;
+    let access = Arc::new(ControlAccess::new(config)?);
 
     let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
     let lifecycle = Arc::new(Lifecycle::new());
@@ -180,6 +203,11 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         shards: metrics,
         addresses,
         keys,
+        access,
+        reload: Box::new({
+            let service = service.clone();
+            move || service.reload()
+        }),
     })?;
     let mut tables = Vec::with_capacity(shards);
     for _ in 0..shards {
@@ -203,9 +231,19 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
         memory_limit = memory_limit(config),
         max_message = config.max_message,
         heartbeat_timeout_ms = config.heartbeat_timeout.as_millis() as u64,
+        metrics_on_the_websocket_port = config.public_metrics,
         version = env!("CARGO_PKG_VERSION"),
         "rollcall is listening",
     );
+    if config.open_warning {
+        let open = open_to_others(config, listen.ip(), control_address.ip());
+        if !open.is_empty() {
+            tracing::warn!(
+                "open to other hosts: {}; guard them, or say open_warning=false if they are meant to be open",
+                open.join(", ")
+            );
+        }
+    }
 
     for thread in threads {
         thread.join().map_err(|_| anyhow!("a shard ended by a fault"))?;
@@ -214,6 +252,30 @@ pub fn serve<S: Service>(config: &Config, service: &S) -> anyhow::Result<()> {
     let _ = control_sender.send(ControlMessage::Stop);
     control_waker.wake().context("the control thread cannot be woken")?;
     control_thread.join().map_err(|_| anyhow!("the control thread ended by a fault"))
+}
+
+/// What others than this host can use without showing who they are, or without encryption.
+fn open_to_others(config: &Config, listen: IpAddr, control: IpAddr) -> Vec<&'static str> {
+    let mut open = Vec::new();
+    let knows_tokens = config.jwt_hmac_secret_file.is_some()
+        || config.jwt_public_key.is_some()
+        || config.jwt_jwks.is_some()
+        || config.auth_url.is_some();
+    if !listen.is_loopback() {
+        if !config.auth_required.unwrap_or(knows_tokens) {
+            open.push("the WebSocket port without authentication (jwt_public_key, auth_url)");
+        }
+        if config.tls_certificate.is_none() {
+            open.push("the WebSocket port without TLS (tls_certificate)");
+        }
+        if config.public_metrics {
+            open.push("/metrics on the WebSocket port (public_metrics)");
+        }
+    }
+    if !control.is_loopback() && config.control_open_pages != ControlPages::None {
+        open.push("pages of the control port without a key (control_open_pages)");
+    }
+    open
 }
 
 type MailOf<S> = <<S as Service>::Application as Application>::Mail;
@@ -322,7 +384,10 @@ fn make_shard<S: Service, T: Transport>(
         .with_context(|| format!("shard {shard} cannot listen on {}", start.listen))?;
     let metrics = Arc::clone(&start.metrics[shard]);
     let clock = start.clock;
-    let application = service.application(shard, shards, Arc::clone(&metrics));
+    let own = start.addresses[shard].clone();
+    // Where there is no room for the order, the shard will look around for what takes the room.
+    let wake: Wake = Arc::new(move || drop(own.order(ControlOrder::LookAround)));
+    let application = service.application(shard, shards, Arc::clone(&metrics), wake);
     let core = Core::new(clock.now(), application, service.limits(&config), metrics);
     let parts = ShardParts {
         shard,
@@ -369,10 +434,13 @@ struct ControlStart<Mail> {
     shards: Vec<Arc<ShardMetrics>>,
     addresses: Vec<Address<Mail>>,
     keys: Option<(KeyFiles, ServerKeys)>,
+    access: Arc<ControlAccess>,
+    /// Has the service read its files anew.
+    reload: Box<dyn Fn() + Send>,
 }
 
 fn start_control<Mail: Send + 'static>(start: ControlStart<Mail>) -> anyhow::Result<thread::JoinHandle<()>> {
-    let ControlStart { poll, listener, signals, inbox, lifecycle, shards, addresses, keys } = start;
+    let ControlStart { poll, listener, signals, inbox, lifecycle, shards, addresses, keys, access, reload } = start;
     let answering = addresses.clone();
     let draining = Arc::clone(&lifecycle);
     let keyed = addresses.clone();
@@ -394,7 +462,11 @@ fn start_control<Mail: Send + 'static>(start: ControlStart<Mail>) -> anyhow::Res
             // ended needs none.
             let _ = answering[shard].order(ControlOrder::Response { connection, bytes });
         }),
+        access,
         on_signal: Box::new(move |signal| {
+            if signal == SIGHUP {
+                return reload();
+            }
             if stopping {
                 tracing::warn!(signal, "a second signal: the process ends at once");
                 process::exit(128 + signal);

@@ -114,6 +114,79 @@ impl<T> Slab<T> {
     }
 }
 
+/// Values of one type that are kept for some of another [`Slab`]'s, at the same indices. Pages without any are given
+/// back.
+#[derive(Debug)]
+pub struct Companion<T> {
+    pages: Vec<Option<Page<T>>>,
+    held_pages: usize,
+}
+
+#[derive(Debug)]
+struct Page<T> {
+    entries: Box<[Option<T>]>,
+    len: usize,
+}
+
+impl<T> Default for Companion<T> {
+    fn default() -> Self {
+        Self { pages: Vec::new(), held_pages: 0 }
+    }
+}
+
+impl<T> Companion<T> {
+    /// Stores `value` at `index`; what was there comes out.
+    pub fn insert(&mut self, index: u32, value: T) -> Option<T> {
+        let (page, entry) = place(index);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
+        }
+        let page = self.pages[page].get_or_insert_with(|| {
+            self.held_pages += 1;
+            Page { entries: (0..PAGE_ENTRIES).map(|_| None).collect(), len: 0 }
+        });
+        let before = page.entries[entry].replace(value);
+        page.len += usize::from(before.is_none());
+        before
+    }
+
+    /// Takes out the value at `index`, if one is there.
+    pub fn remove(&mut self, index: u32) -> Option<T> {
+        let (page, entry) = place(index);
+        let slot = self.pages.get_mut(page)?;
+        let page = slot.as_mut()?;
+        let value = page.entries[entry].take()?;
+        page.len -= 1;
+        if page.len == 0 {
+            *slot = None;
+            self.held_pages -= 1;
+        }
+        Some(value)
+    }
+
+    /// The value at `index`, if one is there.
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let (page, entry) = place(index);
+        self.pages.get(page)?.as_ref()?.entries[entry].as_ref()
+    }
+
+    /// The value at `index`, if one is there.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        let (page, entry) = place(index);
+        self.pages.get_mut(page)?.as_mut()?.entries[entry].as_mut()
+    }
+
+    /// Bytes of the pages that hold values.
+    pub fn held_bytes(&self) -> usize {
+        self.held_pages * PAGE_ENTRIES * size_of::<Option<T>>()
+    }
+}
+
+/// The page of an index, and where in it.
+fn place(index: u32) -> (usize, usize) {
+    (index as usize / PAGE_ENTRIES, index as usize % PAGE_ENTRIES)
+}
+
 impl<T> std::ops::Index<u32> for Slab<T> {
     type Output = T;
 
@@ -154,7 +227,42 @@ mod tests {
         assert_eq!((slab[5], slab.index_end()), (7, 3 * PAGE_ENTRIES as u32));
     }
 
+    #[test]
+    fn a_companion_holds_no_page_that_is_empty() {
+        let page_bytes = PAGE_ENTRIES * size_of::<Option<u32>>();
+        let mut companion = Companion::default();
+        let (first, far) = (3, 5 * PAGE_ENTRIES as u32);
+        assert_eq!(
+            (companion.insert(far, 1), companion.insert(first, 2), companion.insert(first, 3)),
+            (None, None, Some(2))
+        );
+        assert_eq!(companion.held_bytes(), 2 * page_bytes);
+        assert_eq!((companion.remove(first), companion.remove(first)), (Some(3), None));
+        assert_eq!((companion.held_bytes(), companion.get(far)), (page_bytes, Some(&1)));
+        assert_eq!((companion.remove(far), companion.held_bytes()), (Some(1), 0));
+    }
+
     proptest! {
+        #[test]
+        fn a_companion_holds_what_a_map_holds(
+            steps in prop::collection::vec((any::<bool>(), 1_000_u32..1_050), 0..200),
+        ) {
+            let (mut companion, mut model) = (Companion::default(), BTreeMap::new());
+            for (step, (inserts, index)) in steps.into_iter().enumerate() {
+                if inserts {
+                    prop_assert_eq!(companion.insert(index, step), model.insert(index, step));
+                } else {
+                    prop_assert_eq!(companion.remove(index), model.remove(&index));
+                }
+                for index in 1_000..1_050 {
+                    prop_assert_eq!(companion.get(index), model.get(&index));
+                    prop_assert_eq!(companion.get_mut(index), model.get_mut(&index));
+                }
+                let pages: std::collections::BTreeSet<_> = model.keys().map(|index| place(*index).0).collect();
+                prop_assert_eq!(companion.held_bytes(), pages.len() * PAGE_ENTRIES * size_of::<Option<usize>>());
+            }
+        }
+
         #[test]
         fn it_holds_what_a_map_holds(steps in prop::collection::vec((any::<bool>(), 0_u32..40), 0..200)) {
             let (mut slab, mut model) = (Slab::default(), BTreeMap::new());

@@ -39,6 +39,16 @@ fn messages() {
 }
 
 #[test]
+fn tokens() {
+    run_seeds("tokens", rollcall::auth::fuzz);
+}
+
+#[test]
+fn configuration() {
+    run_seeds("configuration", rollcall::config::fuzz);
+}
+
+#[test]
 fn connection() {
     run_seeds("connection", rollcall::shard::fuzz);
 }

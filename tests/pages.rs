@@ -37,6 +37,7 @@ fn every_close_code_says_whether_to_come_back() {
                 ComeBack::Never => "never",
                 ComeBack::AfterWait => "after a wait",
                 ComeBack::AtOnce => "at once",
+                ComeBack::WithToken => "with a new token",
             };
             (code.number().to_string(), words.to_owned())
         })

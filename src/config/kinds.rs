@@ -29,6 +29,8 @@ pub trait Kind {
     const QUOTED: bool;
     /// Whether the flag alone means `true`.
     const IS_SWITCH: bool = false;
+    /// Whether the configuration file may write it as an array.
+    const IS_LIST: bool = false;
 
     /// The values that are allowed, as `--help`, errors and tuning.md say them.
     fn range(&self) -> String;
@@ -65,34 +67,6 @@ impl Kind for Address {
     }
 }
 
-/// A file, or none.
-#[derive(Clone, Copy, Debug)]
-pub struct FilePath;
-
-impl Kind for FilePath {
-    type Value = Option<PathBuf>;
-    const NOUN: &'static str = "a path";
-    const EXAMPLE: &'static str = "/etc/rollcall/key.pem";
-    const PLACEHOLDER: &'static str = "FILE";
-    const QUOTED: bool = true;
-
-    fn range(&self) -> String {
-        "path of a file, or empty for none".to_owned()
-    }
-
-    fn parse(&self, text: &str) -> Result<Option<PathBuf>, InvalidValue> {
-        // What the file's own line, --print-config and a log could not show is no name that anybody means.
-        if text.contains(|character: char| character.is_control() || character == '"' || character == '\\') {
-            return Err(InvalidValue::Malformed);
-        }
-        Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
-    }
-
-    fn print(&self, value: &Option<PathBuf>) -> String {
-        value.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default()
-    }
-}
-
 /// On or off.
 #[derive(Clone, Copy, Debug)]
 pub struct Switch;
@@ -115,6 +89,125 @@ impl Kind for Switch {
 
     fn print(&self, value: &bool) -> String {
         value.to_string()
+    }
+}
+
+/// On, off, or as the other knobs have it.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoSwitch;
+
+impl Kind for AutoSwitch {
+    type Value = Option<bool>;
+    const NOUN: &'static str = "a switch";
+    const EXAMPLE: &'static str = "";
+    const PLACEHOLDER: &'static str = "BOOL";
+    const QUOTED: bool = true;
+    const IS_SWITCH: bool = true;
+
+    fn range(&self) -> String {
+        "true, false or auto".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<bool>, InvalidValue> {
+        if text == "auto" {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| InvalidValue::Malformed)
+    }
+
+    fn print(&self, value: &Option<bool>) -> String {
+        value.map_or_else(|| "auto".to_owned(), |on| on.to_string())
+    }
+}
+
+/// Whether the file's own line, --print-config and a log can show `text` as it is. The dots stand for what is no text
+/// in the file.
+fn is_plain(text: &str) -> bool {
+    !text.contains(|letter: char| letter.is_control() || matches!(letter, '"' | '\\' | '…'))
+}
+
+/// A file, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct FilePath;
+
+impl Kind for FilePath {
+    type Value = Option<PathBuf>;
+    const NOUN: &'static str = "a path";
+    const EXAMPLE: &'static str = "/etc/rollcall/key.pem";
+    const PLACEHOLDER: &'static str = "FILE";
+    const QUOTED: bool = true;
+
+    fn range(&self) -> String {
+        "path of a file, or empty for none".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<PathBuf>, InvalidValue> {
+        Text.parse(text).map(|text| text.map(PathBuf::from))
+    }
+
+    fn print(&self, value: &Option<PathBuf>) -> String {
+        value.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default()
+    }
+}
+
+/// A text, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Text;
+
+impl Kind for Text {
+    type Value = Option<String>;
+    const NOUN: &'static str = "a text without quotes, backslashes and control characters";
+    const EXAMPLE: &'static str = "";
+    const PLACEHOLDER: &'static str = "TEXT";
+    const QUOTED: bool = true;
+
+    fn range(&self) -> String {
+        "text, or empty for none".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<String>, InvalidValue> {
+        match text {
+            _ if !is_plain(text) => Err(InvalidValue::Malformed),
+            "" => Ok(None),
+            text => Ok(Some(text.to_owned())),
+        }
+    }
+
+    fn print(&self, value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
+
+/// Any number of texts, none of them with a comma.
+#[derive(Clone, Copy, Debug)]
+pub struct List;
+
+impl Kind for List {
+    type Value = Vec<String>;
+    const NOUN: &'static str = "a list";
+    const EXAMPLE: &'static str = "one,two";
+    const PLACEHOLDER: &'static str = "LIST";
+    const QUOTED: bool = true;
+    const IS_LIST: bool = true;
+
+    fn range(&self) -> String {
+        "texts with commas between them, or empty for none".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Vec<String>, InvalidValue> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
+        if items.iter().all(|item| !item.is_empty() && is_plain(item)) {
+            Ok(items)
+        } else {
+            Err(InvalidValue::Malformed)
+        }
+    }
+
+    fn print(&self, value: &Vec<String>) -> String {
+        value.join(",")
     }
 }
 

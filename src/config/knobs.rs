@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::kinds::{Address, Choice, Count, FilePath, InvalidValue, Kind, Named, Size, Switch, Time};
+use super::kinds::{
+    Address, AutoSwitch, Choice, Count, FilePath, InvalidValue, Kind, List, Named, Size, Switch, Text, Time,
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -32,6 +34,8 @@ pub struct Knob {
     pub quoted: bool,
     /// Whether the flag alone means `true`.
     pub is_switch: bool,
+    /// Whether the file may write it as an array.
+    pub is_list: bool,
     /// The values that are allowed, in words.
     pub range: fn() -> String,
     /// Reads a value into its field.
@@ -67,6 +71,8 @@ pub enum Group {
     Network,
     /// Encryption, and clients' certificates.
     Tls,
+    /// Who is let in, and whom each may see.
+    Access,
     /// Who counts as alive, and for how long.
     StayingAlive,
     /// Who is told what of whom, and when.
@@ -87,6 +93,7 @@ impl Group {
         match self {
             Self::Network => "Network",
             Self::Tls => "TLS",
+            Self::Access => "Access",
             Self::StayingAlive => "Staying alive",
             Self::Presence => "Presence",
             Self::Limits => "Limits",
@@ -146,6 +153,89 @@ impl Named for LogLevel {
     }
 }
 
+/// How somebody is refused whose token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthRefusal {
+    /// 401 before the upgrade.
+    Status,
+    /// Upgrade, then close 4401: a browser shows a page nothing of a refused upgrade.
+    Close,
+}
+
+impl Named for AuthRefusal {
+    const ALL: &'static [Self] = &[Self::Status, Self::Close];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Close => "close",
+        }
+    }
+}
+
+/// What follows when `auth_url` gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// Nobody is let in.
+    Closed,
+    /// Everybody is, as `userId` says.
+    Open,
+}
+
+impl Named for AuthFailure {
+    const ALL: &'static [Self] = &[Self::Closed, Self::Open];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// Whom a client may see that was not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultReach {
+    /// Everybody.
+    All,
+    /// Nobody.
+    None,
+}
+
+impl Named for DefaultReach {
+    const ALL: &'static [Self] = &[Self::All, Self::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Which pages of the control port need no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlPages {
+    /// `/health…` and `/metrics`.
+    All,
+    /// `/health…`.
+    Health,
+    /// None.
+    None,
+}
+
+impl Named for ControlPages {
+    const ALL: &'static [Self] = &[Self::All, Self::Health, Self::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Health => "health",
+            Self::None => "none",
+        }
+    }
+}
+
 const fn time(min: Duration, max: Duration) -> Time {
     Time { min, max, or_zero: false }
 }
@@ -192,6 +282,7 @@ macro_rules! knobs {
                 placeholder: <$kind as Kind>::PLACEHOLDER,
                 quoted: <$kind as Kind>::QUOTED,
                 is_switch: <$kind as Kind>::IS_SWITCH,
+                is_list: <$kind as Kind>::IS_LIST,
                 range: || { let kind: $kind = $bounds; kind.range() },
                 set: |config, text| {
                     let kind: $kind = $bounds;
@@ -210,7 +301,7 @@ knobs! {
     Network {
         /// Address of the WebSocket port. The default takes IPv4 and IPv6; port 0 lets the kernel choose.
         listen: Address = Address, SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 3000);
-        /// Address of the control port: health, metrics. It has no password, so keep it where only operators reach it.
+        /// Address of the control port: health, metrics. Where others reach it, give it keys (control_keys_file).
         control_listen: Address = Address, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
         /// Connections that may wait in each listener's queue to be accepted; the kernel caps it at net.core.somaxconn.
         backlog: Count = count(1, 65_535), 4096;
@@ -232,6 +323,58 @@ knobs! {
         tls_key: FilePath = FilePath, None;
         /// PEM file of authorities. With it a client on the WebSocket port must show a certificate of one of them.
         tls_client_ca: FilePath = FilePath, None;
+    }
+    Access {
+        /// File with the secret that tokens are signed with by HS256, at least 32 bytes.
+        jwt_hmac_secret_file: FilePath = FilePath, None;
+        /// File with the public keys, in PEM, that tokens are signed for by RS256, ES256 or EdDSA.
+        jwt_public_key: FilePath = FilePath, None;
+        /// JWK Set with the keys of tokens: a file, or one URL that is fetched.
+        jwt_jwks: Text = Text, None;
+        /// How often a JWK Set is fetched anew that has a URL.
+        jwks_refresh: Time = time(SECOND, DAY), Duration::from_secs(600);
+        /// Of these at least one must be in a token's aud; empty refuses tokens that have one.
+        jwt_audience: List = List, Vec::new();
+        /// Of these a token's iss must be one; empty takes any.
+        jwt_issuer: List = List, Vec::new();
+        /// How far the clocks of issuers and server may be apart.
+        jwt_leeway: Time = time(Duration::ZERO, HOUR), Duration::from_secs(30);
+        /// URL of a service that is asked, with a request's headers, whether to let the client in.
+        auth_url: Text = Text, None;
+        /// How long an answer of auth_url is waited for.
+        auth_timeout: Time = time(Duration::from_millis(10), MINUTE), Duration::from_secs(5);
+        /// Whether clients are let in when auth_url gives no answer: open or closed.
+        auth_failure: Choice<AuthFailure> = Choice::any(), AuthFailure::Closed;
+        /// Threads that ask auth_url; each has one request under way.
+        auth_threads: Count = count(1, 256), 8;
+        /// Clients that may wait for one of those threads; those above it are answered as auth_failure says.
+        auth_queue: Count = count(1, 1_048_576), 1024;
+        /// Bytes for answers of auth_url that may be remembered, by their Cache-Control: max-age.
+        auth_cache: Size = size(0, 1024 * MIB), 16 * MIB;
+        /// File with the authorities, in PEM, to trust for auth_url and jwt_jwks; empty for the host's own.
+        auth_ca: FilePath = FilePath, None;
+        /// Whether a client needs a token; auto: as soon as a key of tokens or auth_url is given.
+        auth_required: AutoSwitch = AutoSwitch, None;
+        /// How a client is refused: with status 401, or by upgrading and close 4401, which a page can see.
+        auth_refusal: Choice<AuthRefusal> = Choice::any(), AuthRefusal::Status;
+        /// How long a client without a token may take to send one as AUTH, its first message; 0 refuses it at once.
+        auth_message_timeout: Time = time_or_zero(Duration::from_millis(100), MINUTE), Duration::from_secs(10);
+        /// Whom clients may see whose token has no claims watch and rooms: all or none.
+        default_reach: Choice<DefaultReach> = Choice::any(), DefaultReach::All;
+        /// Pages that may connect, by their origin, as in https://app.example; empty for any.
+        allowed_origins: List = List, Vec::new();
+        /// Names by which this host may be called, as in chat.example; empty for any.
+        allowed_hosts: List = List, Vec::new();
+        /// File with keys of the control port, a line each: read KEY or write KEY.
+        control_keys_file: FilePath = FilePath, None;
+        /// Pages of the control port that need no key: all, health or none.
+        control_open_pages: Choice<ControlPages> = Choice::any(), ControlPages::All;
+        /// Pages that may read the control port from a browser, by their origin; empty for none.
+        control_cors_origins: List = List, Vec::new();
+        /// Whether the WebSocket port serves /metrics.
+        public_metrics: Switch = Switch, true;
+        /// Say at start what is open to others than this host without authentication or TLS.
+        open_warning: Switch = Switch, true;
     }
     StayingAlive {
         /// A connection without a complete message for so long is ended with 4408; 0 turns it off.
@@ -352,7 +495,18 @@ mod tests {
     #[test]
     fn each_kind_tells_what_is_malformed_from_what_is_out_of_range() {
         use InvalidValue::{Malformed, OutOfRange};
-        let cases: [(&str, &str, Result<(), InvalidValue>); 38] = [
+        let cases: [(&str, &str, Result<(), InvalidValue>); 49] = [
+            ("auth_required", "auto", Ok(())),
+            ("auth_required", "false", Ok(())),
+            ("auth_required", "on", Err(Malformed)),
+            ("jwt_public_key", "", Ok(())),
+            ("jwt_public_key", "a b/ключ.pem", Ok(())),
+            ("jwt_public_key", "a\"b", Err(Malformed)),
+            ("jwt_jwks", "a\\b", Err(Malformed)),
+            ("jwt_issuer", "https://a, b", Ok(())),
+            ("jwt_issuer", "a,,b", Err(Malformed)),
+            ("jwt_issuer", "a,", Err(Malformed)),
+            ("jwt_issuer", " ", Err(Malformed)),
             ("listen", "127.0.0.1:0", Ok(())),
             ("listen", "localhost:3000", Err(Malformed)),
             ("listen", "3000", Err(Malformed)),
@@ -402,7 +556,8 @@ mod tests {
     fn a_refused_value_leaves_the_field_as_it_was() {
         let mut config = Config::default();
         for knob in KNOBS {
-            assert!((knob.set)(&mut config, "non\nsense").is_err(), "{}", knob.name);
+            // No kind takes control characters.
+            assert!((knob.set)(&mut config, "nonsense\0").is_err(), "{}", knob.name);
         }
         assert_eq!(config, Config::default());
     }

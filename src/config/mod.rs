@@ -9,8 +9,14 @@ mod sources;
 mod units;
 
 pub use kinds::{InvalidValue, Named};
-pub use knobs::{Config, Group, KNOBS, Knob, LogFormat, LogLevel, VARIABLE_PREFIX};
+pub use knobs::{
+    AuthFailure, AuthRefusal, Config, ControlPages, DefaultReach, Group, KNOBS, Knob, LogFormat, LogLevel,
+    VARIABLE_PREFIX,
+};
+#[doc(hidden)]
+pub use sources::fuzz;
 pub use sources::{ConfigError, FILE_FLAG, FILE_VARIABLE, Flags, Origin, Resolved, resolve};
+pub use units::parse_duration;
 
 #[cfg(test)]
 mod tests {

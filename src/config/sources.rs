@@ -331,11 +331,16 @@ fn read_file(path: &Path, origin: Origin, errors: &mut Vec<ConfigError>) -> Vec<
             return Vec::new();
         }
     };
+    read_keys(&text, path, errors)
+}
+
+/// Reads the keys of a file's `text`.
+fn read_keys(text: &str, path: &Path, errors: &mut Vec<ConfigError>) -> Vec<Given> {
     let at = |offset: usize| Origin::File {
         path: path.to_owned(),
         line: 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count(),
     };
-    let table = match DeTable::parse(&text) {
+    let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => {
             let offset = error.span().map_or(0, |span| span.start);
@@ -351,7 +356,7 @@ fn read_file(path: &Path, origin: Origin, errors: &mut Vec<ConfigError>) -> Vec<
         let origin = at(key.span().start);
         let name = key.get_ref();
         match KNOBS.iter().find(|knob| knob.name == name) {
-            Some(knob) => given.push(Given { knob, value: Ok(value_text(value.get_ref())), origin }),
+            Some(knob) => given.push(Given { knob, value: Ok(value_text(value.get_ref(), knob)), origin }),
             None => errors.push(ConfigError::UnknownName {
                 name: printable(&**name),
                 origin,
@@ -364,7 +369,7 @@ fn read_file(path: &Path, origin: Origin, errors: &mut Vec<ConfigError>) -> Vec<
 
 /// A value as the other sources would write it; what they cannot write becomes the name of its kind, which no
 /// knob takes.
-fn value_text(value: &DeValue<'_>) -> String {
+fn value_text(value: &DeValue<'_>, knob: &Knob) -> String {
     match value {
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(integer) => {
@@ -374,6 +379,10 @@ fn value_text(value: &DeValue<'_>) -> String {
         DeValue::Boolean(switch) => switch.to_string(),
         DeValue::Float(float) => float.as_str().to_owned(),
         DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::Array(items) if knob.is_list => {
+            let texts = items.iter().map(|item| item.get_ref().as_str());
+            texts.collect::<Option<Vec<_>>>().map_or_else(|| "[…]".to_owned(), |texts| texts.join(","))
+        }
         DeValue::Array(_) => "[…]".to_owned(),
         DeValue::Table(_) => "{…}".to_owned(),
     }
@@ -421,6 +430,45 @@ fn distance(from: &str, to: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or_default()
+}
+
+/// The body of the fuzz target `configuration`: whatever a file holds is refused in sentences of one line each, or
+/// taken, and then what is shown of it means the same.
+///
+/// # Panics
+/// When a promise does not hold.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    match settle(text) {
+        Ok(resolved) => {
+            let shown = resolved.to_toml();
+            let again = settle(&shown).map(|again| again.config);
+            assert_eq!(again.ok(), Some(resolved.config), "{shown}");
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            // What the parser of TOML says may quote the file.
+            let ours = errors.iter().filter(|error| !matches!(error, ConfigError::InvalidToml { .. }));
+            for error in ours {
+                let sentence = error.to_string();
+                assert!(!sentence.contains(['\n', '\u{1b}']), "{sentence:?}");
+            }
+        }
+    }
+}
+
+/// What a file with this `text` amounts to by itself.
+fn settle(text: &str) -> Result<Resolved, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut resolved = Resolved { config: Config::default(), origins: vec![Origin::Default; KNOBS.len()] };
+    for given in read_keys(text, Path::new("rollcall.toml"), &mut errors) {
+        resolved.take(given, &mut errors);
+    }
+    if errors.is_empty() {
+        errors.extend(resolved.contradictions());
+    }
+    if errors.is_empty() { Ok(resolved) } else { Err(errors) }
 }
 
 /// A name for one line of text: control characters are escaped, what is not UTF-8 is replaced.
@@ -544,6 +592,18 @@ mod tests {
                 "backlog: \"1979-05-27\" (file FILE, line 7) is not a whole number; allowed: 1 to 65535",
             ]
         );
+    }
+
+    #[test]
+    fn a_list_may_be_written_as_an_array_of_texts() {
+        let lists = |text: &str| from_file(text).map(|resolved| resolved.config.jwt_issuer);
+        for text in ["jwt_issuer = [\"a\", \"b\"]", "jwt_issuer = \"a,b\"", "jwt_issuer = \"a , b\""] {
+            assert_eq!(lists(text).unwrap(), ["a", "b"], "{text}");
+        }
+        assert!(lists("jwt_issuer = []").unwrap().is_empty());
+        for text in ["jwt_issuer = [1]", "jwt_issuer = [\"a\", [\"b\"]]", "jwt_issuer = [\"\", \"\"]"] {
+            assert!(lists(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -679,21 +739,23 @@ mod tests {
     /// A value for each knob that is not its default.
     fn other_values() -> Vec<(&'static str, &'static str)> {
         let others = |knob: &Knob| match knob.placeholder {
-            "ADDRESS" => ["[fe80::1%2]:0", "10.0.0.1:1"],
-            "BOOL" => ["false", "true"],
-            "COUNT" => ["17", "18"],
-            "SIZE" => ["5KiB", "4097B"],
-            "DURATION" => ["1s", "999ms"],
-            "WORD" => ["json", "trace"],
-            "FILE" => ["/etc/a.pem", "b.pem"],
+            "ADDRESS" => &["[fe80::1%2]:0", "10.0.0.1:1"][..],
+            "BOOL" => &["false", "true"],
+            "COUNT" => &["17", "18"],
+            "SIZE" => &["5KiB", "4097B"],
+            "DURATION" => &["1s", "999ms"],
+            "WORD" => &["json", "trace", "open", "close", "none"],
+            "FILE" => &["/a b/c.pem"],
+            "TEXT" => &["https://a/b?c=d#e"],
+            "LIST" => &["one, two,3"],
             other => panic!("{}: values of a new kind, {other}", knob.name),
         };
         let differs = |knob: &Knob, value: &str| {
             let mut config = Config::default();
             (knob.set)(&mut config, value).is_ok() && config != Config::default()
         };
-        let other = |knob: &Knob| others(knob).into_iter().find(|value| differs(knob, value)).expect(knob.name);
-        KNOBS.iter().map(|knob| (knob.name, other(knob))).collect()
+        let other = |knob: &Knob| others(knob).iter().find(|value| differs(knob, value)).expect(knob.name);
+        KNOBS.iter().map(|knob| (knob.name, *other(knob))).collect()
     }
 
     #[test]

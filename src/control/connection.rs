@@ -1,11 +1,13 @@
 //! One connection to the control port: its line, what it waits for and until when.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use super::http::{Refused, Request, RequestReader, write_refusal};
+use super::access::ControlAccess;
+use super::http::{Refused, RequestReader, write_refusal};
 use super::line::{Heard, Line};
 use super::pages::{Now, Pages};
 
@@ -71,11 +73,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that was accepted at `now`.
-    pub fn new(line: Line, now: Instant) -> Self {
+    /// A connection that was accepted at `now`, of which `access` is asked.
+    pub fn new(line: Line, access: Arc<ControlAccess>, now: Instant) -> Self {
         Self {
             line,
-            reader: RequestReader::new(),
+            reader: RequestReader::new(access),
             answers: Vec::new(),
             written: 0,
             phase: Phase::Idle,
@@ -160,9 +162,7 @@ impl Connection {
     fn answer(&mut self, pages: &mut Pages, now: Now) -> bool {
         match self.reader.next_request() {
             None => return false,
-            Some(Ok(Request { plain, persistence })) => {
-                pages.write_for_control(&mut self.answers, plain, persistence, now);
-            }
+            Some(Ok(request)) => pages.write_for_control(&mut self.answers, &request, now),
             Some(Err(refused)) => write_refusal(&mut self.answers, &refused, now.unix_ms),
         }
         self.enter(Phase::Response, now.monotonic + RESPONSE_TIME_MAX);
@@ -201,11 +201,15 @@ mod tests {
 
     use std::io::{Read, Write};
     use std::net::{self, Shutdown, TcpListener};
-    use std::sync::Arc;
 
     use super::*;
+    use crate::config::Config;
     use crate::control::health::Lifecycle;
     use crate::metrics::ShardMetrics;
+
+    fn access() -> Arc<ControlAccess> {
+        Arc::new(ControlAccess::new(&Config::default()).unwrap())
+    }
 
     /// A connection with its peer, and a clock that stands until it is moved.
     struct World {
@@ -226,7 +230,7 @@ mod tests {
             let now = Now { monotonic: Instant::now(), unix_ms: 1_795_578_885_123 };
             let shards = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
             Self {
-                connection: Connection::new(line, now.monotonic),
+                connection: Connection::new(line, access(), now.monotonic),
                 peer,
                 pages: Pages::new(Arc::new(Lifecycle::new()), shards, now.monotonic),
                 now,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::process::ProcessFigures;
 use crate::metrics::cell::{BUCKETS, Counter, Histogram};
 use crate::metrics::names::{self, Metric};
-use crate::metrics::{DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics, TLS_RESULTS};
+use crate::metrics::{AUTH_OUTCOMES, DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics, TLS_RESULTS};
 use crate::protocol::close::CLOSE_CODES;
+use crate::protocol::denial::DENIALS;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
 use crate::protocol::status::Status;
 
@@ -49,6 +50,12 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
     text.by_cell(&names::CLOSES_TOTAL, codes, shards, |shard| &shard.closes);
     text.by_cell(&names::ERRORS_TOTAL, ERROR_CODES.map(|(code, _)| code), shards, |shard| &shard.errors);
     text.by_cell(&names::REFUSALS_TOTAL, REFUSALS.map(|(_, _, reason)| reason), shards, |shard| &shard.refusals);
+    let denials = DENIALS.map(|(_, reason, _)| reason);
+    text.by_cell(&names::AUTH_DENIALS_TOTAL, denials, shards, |shard| &shard.auth_denials);
+    text.by_cell(&names::AUTH_REQUESTS_TOTAL, AUTH_OUTCOMES, shards, |shard| &shard.auth_requests);
+    text.family(&names::AUTH_REQUEST_SECONDS);
+    let auth_requests = Summed::of(shards, |shard| &shard.auth_request_ns, NANOSECONDS_PER_SECOND);
+    text.histogram(&names::AUTH_REQUEST_SECONDS, "", &auth_requests);
     text.by_cell(&names::CONNECTIONS_DROPPED_TOTAL, DROP_REASONS, shards, |shard| &shard.drops);
     text.by_cell(&names::TLS_HANDSHAKES_TOTAL, TLS_RESULTS, shards, |shard| &shard.tls_handshakes);
     text.single(&names::BYTES_RECEIVED_TOTAL, sum(|shard| shard.bytes_received_total.get()));
@@ -336,7 +343,7 @@ mod tests {
         let single = |name| value(&families, name, name, &[]);
         assert_eq!(single("ws_connections_total"), 30.0);
         assert_eq!(single("ws_connections_current"), 9.0);
-        assert_eq!(single("ws_messages_total"), 135.0);
+        assert_eq!(single("ws_messages_total"), 165.0);
         assert_eq!(single("ws_errors_total"), 3.0);
         assert_eq!(single("ws_clients_current"), 6.0);
         assert_eq!(single("rollcall_http_requests_total"), 8.0);
@@ -352,9 +359,9 @@ mod tests {
         assert_eq!(by("rollcall_messages_received_total", "type", "PRESENCE_UPDATE"), 6.0);
         assert_eq!(by("rollcall_messages_sent_total", "type", "ERROR"), 12.0);
         assert_eq!(by("rollcall_closes_total", "code", "1000"), 3.0);
-        assert_eq!(by("rollcall_closes_total", "code", "4408"), 27.0);
-        assert_eq!(by("rollcall_closes_total", "code", "4409"), 30.0);
-        assert_eq!(by("rollcall_closes_total", "code", "other"), 33.0);
+        assert_eq!(by("rollcall_closes_total", "code", "4408"), 30.0);
+        assert_eq!(by("rollcall_closes_total", "code", "4409"), 33.0);
+        assert_eq!(by("rollcall_closes_total", "code", "other"), 36.0);
         assert_eq!(by("rollcall_errors_total", "code", "BAD_ID"), 30.0);
         let (_, _, reason) = REFUSALS[REFUSALS.len() - 1];
         assert_eq!(by("rollcall_refusals_total", "reason", reason), 3.0 * REFUSALS.len() as f64);

@@ -5,7 +5,9 @@
 //! body is announced. No page takes one.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use super::access::ControlAccess;
 use crate::protocol::plain::{Method, PlainPath, PlainRequest};
 use crate::protocol::timestamp::Timestamp;
 
@@ -27,12 +29,24 @@ pub enum Persistence {
 }
 
 /// A request that has an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// What is asked.
     pub plain: PlainRequest,
     /// What becomes of the connection.
     pub persistence: Persistence,
+    /// The page that may read the answer in a browser, where one asks.
+    pub reader: Option<Reader>,
+}
+
+/// A page of another origin that may read an answer in its browser
+/// (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Its origin.
+    pub origin: String,
+    /// Whether its browser asks only whether it may.
+    pub asks_first: bool,
 }
 
 /// A request that has none.
@@ -71,6 +85,9 @@ pub enum Refusal {
     /// GET or HEAD with a body.
     #[error("A request for a page must not have a body.")]
     Body,
+    /// A page that needs a key.
+    #[error("A key is needed here: Authorization: Bearer, with a key of control_keys_file.")]
+    Unauthorized,
     /// A path without a page.
     #[error("There is no such page: /health, /health/live, /health/ready and /metrics are here.")]
     NotFound,
@@ -99,6 +116,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::Body => 400,
+            Self::Unauthorized => 401,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
@@ -116,8 +134,9 @@ impl Refusal {
 ///  pending:  | a request that was cut … | what follows it
 ///            0          scanned
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RequestReader {
+    access: Arc<ControlAccess>,
     pending: Vec<u8>,
     /// Bytes at the start of `pending` that were looked at and hold no end of a head.
     /// 0 <= `scanned` <= `pending.len()`, and less than [`HEAD_BYTES_MAX`].
@@ -128,9 +147,9 @@ pub struct RequestReader {
 }
 
 impl RequestReader {
-    /// A reader for a new connection.
-    pub fn new() -> Self {
-        Self::default()
+    /// A reader for a new connection, of which `access` is asked.
+    pub fn new(access: Arc<ControlAccess>) -> Self {
+        Self { access, pending: Vec::new(), scanned: 0, skipped_line: false, ended: false }
     }
 
     /// Takes bytes from the peer; they wait until [`Self::next_request`] comes to them. What comes after the
@@ -146,7 +165,7 @@ impl RequestReader {
     pub fn next_request(&mut self) -> Option<Result<Request, Refused>> {
         let outcome = match self.head_length()? {
             Ok(length) => {
-                let outcome = parse(&self.pending[..length]);
+                let outcome = parse(&self.pending[..length], &self.access);
                 self.pending.drain(..length);
                 self.scanned = 0;
                 self.skipped_line = false;
@@ -163,7 +182,7 @@ impl RequestReader {
 
     /// Reads nothing more.
     pub fn end(&mut self) {
-        *self = Self { ended: true, ..Self::default() };
+        *self = Self { ended: true, ..Self::new(Arc::clone(&self.access)) };
     }
 
     /// Whether the last request was read.
@@ -208,7 +227,7 @@ impl RequestReader {
 }
 
 /// Reads a whole head, and nothing behind it.
-fn parse(head: &[u8]) -> Result<Request, Refused> {
+fn parse(head: &[u8], access: &ControlAccess) -> Result<Request, Refused> {
     let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut slots);
     let refusal = match parsed.parse(head) {
@@ -232,7 +251,11 @@ fn parse(head: &[u8]) -> Result<Request, Refused> {
         return close(Refusal::BadRequest);
     }
     let Some(has_body) = headers.announce_body(minor_version) else { return close(Refusal::BadRequest) };
-    let method = Method::from_name(method);
+    let origin = access.origin(headers.values("origin"));
+    // Such a question has no credentials, and its answer is but which headers the real one may have.
+    let asks_first = method == "OPTIONS" && origin.is_some() && headers.count("access-control-request-method") == 1;
+    let reader = origin.map(|origin| Reader { origin: origin.to_owned(), asks_first });
+    let method = if asks_first { Some(Method::Head) } else { Method::from_name(method) };
     if has_body && method.is_some() {
         return close(Refusal::Body);
     }
@@ -241,7 +264,10 @@ fn parse(head: &[u8]) -> Result<Request, Refused> {
     match (PlainPath::from_path(path), method) {
         (None, _) => refuse(Refusal::NotFound),
         (Some(_), None) => refuse(Refusal::MethodNotAllowed),
-        (Some(path), Some(method)) => Ok(Request { plain: PlainRequest { method, path }, persistence }),
+        (Some(path), Some(_)) if !asks_first && !access.admit(path, headers.values("authorization")) => {
+            refuse(Refusal::Unauthorized)
+        }
+        (Some(path), Some(method)) => Ok(Request { plain: PlainRequest { method, path }, persistence, reader }),
     }
 }
 
@@ -317,15 +343,27 @@ pub struct Response<'a> {
     pub body: &'a [u8],
 }
 
-/// Appends `response`, its body only for GET.
-pub fn write_response(
-    out: &mut Vec<u8>,
-    response: &Response<'_>,
-    method: Method,
-    persistence: Persistence,
-    now_unix_ms: u64,
-) {
-    write_message(out, response, "", method == Method::Head, persistence, now_unix_ms);
+/// Appends `response` to `request`, its body only for GET.
+pub fn write_response(out: &mut Vec<u8>, response: &Response<'_>, request: &Request, now_unix_ms: u64) {
+    let more = match &request.reader {
+        None => String::new(),
+        Some(reader) => format!("Access-Control-Allow-Origin: {}\r\nVary: Origin\r\n", reader.origin),
+    };
+    let without_body = request.plain.method == Method::Head;
+    write_message(out, response, &more, without_body, request.persistence, now_unix_ms);
+}
+
+/// Appends the answer to a browser that asks whether a page of `reader` may ask; `None` where it does not ask that.
+pub fn write_permission(out: &mut Vec<u8>, request: &Request, now_unix_ms: u64) -> Option<()> {
+    let Reader { origin, .. } = request.reader.as_ref().filter(|reader| reader.asks_first)?;
+    let more = format!(
+        "Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\nAccess-Control-Allow-Methods: {}\r\n\
+         Access-Control-Allow-Headers: Authorization\r\nAccess-Control-Max-Age: 600\r\n",
+        Method::ALLOWED
+    );
+    let response = Response { status: 200, content_type: "text/plain; charset=utf-8", body: b"" };
+    write_message(out, &response, &more, true, request.persistence, now_unix_ms);
+    Some(())
 }
 
 /// Appends the answer to a request that has no page for one.
@@ -338,6 +376,7 @@ pub fn write_refusal(out: &mut Vec<u8>, refused: &Refused, now_unix_ms: u64) {
     let more = match refusal {
         Refusal::MethodNotAllowed => allow.as_str(),
         Refusal::Busy => "Retry-After: 5\r\n",
+        Refusal::Unauthorized => "WWW-Authenticate: Bearer realm=\"rollcall control\"\r\n",
         _ => "",
     };
     write_message(out, &response, more, without_body, persistence, now_unix_ms);
@@ -376,6 +415,7 @@ fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
+        401 => "Unauthorized",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
@@ -411,6 +451,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::config::{Config, ControlPages};
 
     const NOW_MS: u64 = 1_795_578_885_123;
 
@@ -420,8 +461,12 @@ mod tests {
         std::iter::from_fn(|| reader.next_request()).collect()
     }
 
+    fn access() -> Arc<ControlAccess> {
+        Arc::new(ControlAccess::new(&Config::default()).unwrap())
+    }
+
     fn outcomes(bytes: &[u8]) -> Vec<Outcome> {
-        let mut reader = RequestReader::new();
+        let mut reader = RequestReader::new(access());
         reader.feed(bytes);
         read_all(&mut reader)
     }
@@ -429,11 +474,11 @@ mod tests {
     fn only(text: &str) -> Outcome {
         let outcomes = outcomes(text.as_bytes());
         assert_eq!(outcomes.len(), 1, "{text:?} gave {outcomes:?}");
-        outcomes[0]
+        outcomes[0].clone()
     }
 
     fn get(path: PlainPath, persistence: Persistence) -> Outcome {
-        Ok(Request { plain: PlainRequest { method: Method::Get, path }, persistence })
+        Ok(Request { plain: PlainRequest { method: Method::Get, path }, persistence, reader: None })
     }
 
     fn closing(refusal: Refusal) -> Outcome {
@@ -471,7 +516,7 @@ mod tests {
             outcomes(text.as_bytes()),
             [
                 get(PlainPath::Health, Persistence::Keep),
-                Ok(Request { plain: metrics, persistence: Persistence::Keep }),
+                Ok(Request { plain: metrics, persistence: Persistence::Keep, reader: None }),
                 get(PlainPath::HealthLive, Persistence::Close),
             ]
         );
@@ -503,14 +548,14 @@ mod tests {
         for bytes in corpus() {
             let whole = outcomes(&bytes);
             for cut in 0..=bytes.len() {
-                let mut reader = RequestReader::new();
+                let mut reader = RequestReader::new(access());
                 reader.feed(&bytes[..cut]);
                 let mut pieces = read_all(&mut reader);
                 reader.feed(&bytes[cut..]);
                 pieces.extend(read_all(&mut reader));
                 assert_eq!(pieces, whole, "cut at {cut} of {:?}", String::from_utf8_lossy(&bytes));
             }
-            let mut reader = RequestReader::new();
+            let mut reader = RequestReader::new(access());
             let mut single = Vec::new();
             for byte in &bytes {
                 reader.feed(&[*byte]);
@@ -536,7 +581,7 @@ mod tests {
 
     #[test]
     fn an_empty_line_before_a_request_is_skipped_also_when_it_is_cut() {
-        let mut reader = RequestReader::new();
+        let mut reader = RequestReader::new(access());
         for piece in [b"\r", b"\n"] {
             reader.feed(piece);
             assert_eq!(reader.next_request(), None);
@@ -655,7 +700,8 @@ mod tests {
         let response = Response { status: 200, content_type: "text/plain", body: b"hello" };
         let written = |method, persistence| {
             let mut out = Vec::new();
-            write_response(&mut out, &response, method, persistence, NOW_MS);
+            let plain = PlainRequest { method, path: PlainPath::Health };
+            write_response(&mut out, &response, &Request { plain, persistence, reader: None }, NOW_MS);
             String::from_utf8(out).unwrap()
         };
         let head = "HTTP/1.1 200 OK\r\nDate: Wed, 25 Nov 2026 03:54:45 GMT\r\nContent-Type: text/plain\r\n\
@@ -676,10 +722,60 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_needs_a_key_is_refused_without_one_and_the_connection_stays() {
+        let config = Config {
+            control_open_pages: ControlPages::None,
+            control_listen: "0.0.0.0:0".parse().unwrap(),
+            ..Config::default()
+        };
+        let mut reader = RequestReader::new(Arc::new(ControlAccess::new(&config).unwrap()));
+        reader.feed(health("Authorization: Bearer x\r\n").as_bytes());
+        let Some(Err(refused)) = reader.next_request() else { panic!("served") };
+        assert_eq!((refused.refusal, refused.persistence), (Refusal::Unauthorized, Persistence::Keep));
+        let mut out = Vec::new();
+        write_refusal(&mut out, &refused, NOW_MS);
+        assert!(String::from_utf8(out).unwrap().contains("\r\nWWW-Authenticate: Bearer "));
+    }
+
+    #[test]
+    fn a_browser_that_asks_first_is_told_what_a_named_page_may() {
+        let config = Config { control_cors_origins: vec!["https://console.example".to_owned()], ..Config::default() };
+        let access = Arc::new(ControlAccess::new(&config).unwrap());
+        let read = |text: String| {
+            let mut reader = RequestReader::new(Arc::clone(&access));
+            reader.feed(text.as_bytes());
+            reader.next_request().unwrap()
+        };
+        let asking = |origin: &str| {
+            let headers = format!("Host: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: GET\r\n");
+            format!("OPTIONS /metrics HTTP/1.1\r\n{headers}\r\n")
+        };
+        let request = read(asking("https://console.example")).unwrap();
+        let mut out = Vec::new();
+        assert!(write_permission(&mut out, &request, NOW_MS).is_some());
+        let answer = String::from_utf8(out).unwrap();
+        for part in
+            ["HTTP/1.1 200 OK\r\n", "Allow-Origin: https://console.example\r\n", "Allow-Headers: Authorization\r\n"]
+        {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+        assert_eq!(read(asking("https://evil.example")).unwrap_err().refusal, Refusal::MethodNotAllowed);
+        let request = read(health("Origin: https://console.example\r\n")).unwrap();
+        let mut out = Vec::new();
+        assert!(write_permission(&mut out, &request, NOW_MS).is_none());
+        write_response(&mut out, &Response { status: 200, content_type: "text/plain", body: b"" }, &request, NOW_MS);
+        assert!(
+            String::from_utf8(out).unwrap().contains("\r\nAccess-Control-Allow-Origin: https://console.example\r\n")
+        );
+        assert_eq!(read(health("Origin: https://evil.example\r\n")).unwrap().reader, None);
+    }
+
+    #[test]
     fn every_refusal_has_a_status_with_a_phrase() {
         for refusal in [
             Refusal::BadRequest,
             Refusal::Body,
+            Refusal::Unauthorized,
             Refusal::NotFound,
             Refusal::MethodNotAllowed,
             Refusal::Timeout,

@@ -4,6 +4,7 @@
 //! cells: whatever is asked here, the shards do not notice. Requests for its pages that came to the WebSocket
 //! port reach it through its inbox, and their answers go back as bytes.
 
+pub mod access;
 pub mod connection;
 pub mod exposition;
 pub mod health;
@@ -26,6 +27,7 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::SIGHUP;
 use signal_hook_mio::v1_0::Signals;
 
+use self::access::ControlAccess;
 use self::connection::{Connection, Driven};
 use self::health::Lifecycle;
 use self::line::Line;
@@ -96,9 +98,10 @@ pub struct ControlParts {
     /// Takes the answer to a [`ControlMessage::Request`]: its shard, its connection, and the bytes, which end
     /// with the response. Must not block.
     pub answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
-    /// Called with the number of each signal that is heard but SIGHUP, which reads files anew; equal ones in quick
-    /// succession may come as one.
-    /// Must not block.
+    /// What is asked of those who come to the control port.
+    pub access: Arc<ControlAccess>,
+    /// Called with the number of each signal that is heard; equal ones in quick succession may come as one. SIGHUP has
+    /// `keys` read anew before it comes here. Must not block.
     pub on_signal: Box<dyn FnMut(i32) + Send>,
 }
 
@@ -159,6 +162,7 @@ struct Control {
     keys: Option<KeyReload>,
     answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
     on_signal: Box<dyn FnMut(i32) + Send>,
+    access: Arc<ControlAccess>,
     pages: Pages,
     places: Vec<Option<Place>>,
     accepted: usize,
@@ -174,7 +178,8 @@ struct Control {
 
 impl Control {
     fn new(parts: ControlParts) -> io::Result<Self> {
-        let ControlParts { poll, listener, mut signals, inbox, lifecycle, shards, keys, answer, on_signal } = parts;
+        let ControlParts { poll, listener, mut signals, inbox, lifecycle, shards, keys, answer, access, on_signal } =
+            parts;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER_TOKEN, Interest::READABLE)?;
@@ -187,6 +192,7 @@ impl Control {
             keys,
             answer,
             on_signal,
+            access,
             pages: Pages::new(lifecycle, shards, Instant::now()),
             places: Vec::new(),
             accepted: 0,
@@ -218,11 +224,12 @@ impl Control {
             LISTENER_TOKEN => self.may_accept = true,
             SIGNALS_TOKEN => {
                 for signal in self.signals.pending() {
-                    match (signal, &mut self.keys) {
-                        (SIGHUP, Some(keys)) => keys.reload(),
-                        (SIGHUP, None) => tracing::info!("SIGHUP: no file is in use that could be read anew"),
-                        _ => (self.on_signal)(signal),
+                    if signal == SIGHUP
+                        && let Some(keys) = &mut self.keys
+                    {
+                        keys.reload();
                     }
+                    (self.on_signal)(signal);
                 }
             }
             token => self.drive(token, now),
@@ -258,7 +265,8 @@ impl Control {
             match self.accept_once() {
                 Ok((socket, peer)) => {
                     let line = Line::new(socket, peer, self.keys.as_ref().map(KeyReload::operators));
-                    self.admit(Connection::new(line, now.monotonic), now);
+                    let access = Arc::clone(&self.access);
+                    self.admit(Connection::new(line, access, now.monotonic), now);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
@@ -434,6 +442,7 @@ mod tests {
                 answer: Box::new(move |shard, connection, bytes| {
                     answer_sender.send((shard, connection, bytes)).unwrap();
                 }),
+                access: Arc::new(ControlAccess::new(&crate::config::Config::default()).unwrap()),
                 on_signal: Box::new(move |signal| signal_sender.send(signal).unwrap()),
             };
             (Self { address, lifecycle, shards, inbox: sender, waker, answers, heard, thread: None }, parts)

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::exposition;
 use super::health::{Condition, Lifecycle};
-use super::http::{Persistence, Response, write_response};
+use super::http::{Persistence, Request, Response, write_permission, write_response};
 use super::process::ProcessReader;
 use crate::metrics::ShardMetrics;
 use crate::protocol::plain::{PlainPath, PlainRequest};
@@ -40,22 +40,25 @@ impl Pages {
 
     /// Appends the answer to a request that came to the WebSocket port. Its connection ends with it.
     pub fn write_for_shard(&mut self, out: &mut Vec<u8>, request: PlainRequest, now: Now) {
-        self.write(out, request, Persistence::Close, now);
+        let request = Request { plain: request, persistence: Persistence::Close, reader: None };
+        self.write(out, &request, now);
     }
 
     /// Appends the answer to a request that came to the control port.
-    pub fn write_for_control(&mut self, out: &mut Vec<u8>, request: PlainRequest, persistence: Persistence, now: Now) {
-        self.control_requests += 1;
-        self.write(out, request, persistence, now);
+    pub fn write_for_control(&mut self, out: &mut Vec<u8>, request: &Request, now: Now) {
+        if write_permission(out, request, now.unix_ms).is_none() {
+            self.control_requests += 1;
+            self.write(out, request, now);
+        }
     }
 
-    fn write(&mut self, out: &mut Vec<u8>, request: PlainRequest, persistence: Persistence, now: Now) {
-        let PlainRequest { method, path } = request;
+    fn write(&mut self, out: &mut Vec<u8>, request: &Request, now: Now) {
+        let path = request.plain.path;
         match path {
             PlainPath::Metrics => {
                 let body = self.metrics(now.monotonic).as_bytes();
                 let response = Response { status: 200, content_type: exposition::CONTENT_TYPE, body };
-                write_response(out, &response, method, persistence, now.unix_ms);
+                write_response(out, &response, request, now.unix_ms);
             }
             PlainPath::Health | PlainPath::HealthLive | PlainPath::HealthReady => {
                 let condition = Condition::of(&self.lifecycle, &self.shards, now.unix_ms).for_page(path);
@@ -63,7 +66,7 @@ impl Pages {
                 let body = condition.json(now.unix_ms, uptime.as_secs());
                 let response =
                     Response { status: condition.status(), content_type: "application/json", body: body.as_bytes() };
-                write_response(out, &response, method, persistence, now.unix_ms);
+                write_response(out, &response, request, now.unix_ms);
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod names;
 use cell::{BUCKETS, Counter, Gauge, Histogram};
 
 use crate::protocol::close::CLOSE_CODES;
+use crate::protocol::denial::DENIALS;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
 use crate::protocol::status::Status;
 
@@ -50,8 +51,18 @@ static TIME_BOUNDS_NS: [u64; BUCKETS] = [
 ];
 
 /// Types of messages from clients, as `rollcall_messages_received_total{type}` tells them.
-pub const RECEIVED_TYPES: [&str; 9] =
-    ["HEARTBEAT", "PRESENCE_UPDATE", "DISCONNECT", "WATCH", "UNWATCH", "JOIN", "LEAVE", "CLIENT_STATE", "invalid"];
+pub const RECEIVED_TYPES: [&str; 10] = [
+    "HEARTBEAT",
+    "PRESENCE_UPDATE",
+    "DISCONNECT",
+    "WATCH",
+    "UNWATCH",
+    "JOIN",
+    "LEAVE",
+    "CLIENT_STATE",
+    "AUTH",
+    "invalid",
+];
 
 /// Types of messages to clients, as `rollcall_messages_sent_total{type}` tells them.
 pub const SENT_TYPES: [&str; 6] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR", "PRESENCE_STATE", "PRESENCE_CHANGE"];
@@ -65,6 +76,9 @@ pub const DROP_TLS: usize = 2;
 
 /// How TLS handshakes end, as `rollcall_tls_handshakes_total{result}` tells them.
 pub const TLS_RESULTS: [&str; 5] = ["full", "resumed", "failed", "not_tls", "abandoned"];
+
+/// How questions to `auth_url` were settled, as `rollcall_auth_requests_total{outcome}` tells them.
+pub const AUTH_OUTCOMES: [&str; 5] = ["allowed", "denied", "failed", "cached", "full"];
 
 /// Everything one shard counts. Written by that shard's thread alone, read by control.
 ///
@@ -97,6 +111,12 @@ pub struct ShardMetrics {
     pub closes: [Counter; CLOSE_CODES.len() + 1],
     /// Requests that were not upgraded, in the order of [`REFUSALS`].
     pub refusals: [Counter; REFUSALS.len()],
+    /// Clients that were not let in or lost what they were granted, in the order of [`DENIALS`].
+    pub auth_denials: [Counter; DENIALS.len()],
+    /// Questions to `auth_url`, by [`AUTH_OUTCOMES`].
+    pub auth_requests: [Counter; AUTH_OUTCOMES.len()],
+    /// Nanoseconds from a question to `auth_url` to its answer.
+    pub auth_request_ns: Histogram,
     /// Connections ended without a closing handshake, by [`DROP_REASONS`].
     pub drops: [Counter; DROP_REASONS.len()],
     /// TLS handshakes that have ended, by [`TLS_RESULTS`].
@@ -146,6 +166,9 @@ impl Default for ShardMetrics {
             errors: Default::default(),
             closes: Default::default(),
             refusals: Default::default(),
+            auth_denials: Default::default(),
+            auth_requests: Default::default(),
+            auth_request_ns: Histogram::new(&TIME_BOUNDS_NS),
             drops: Default::default(),
             tls_handshakes: Default::default(),
             http_requests_total: Counter::default(),

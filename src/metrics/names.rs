@@ -79,6 +79,12 @@ table! {
         "ERROR messages, by code.";
     REFUSALS_TOTAL: Counter, "rollcall_refusals_total", Some("reason"), "requests",
         "Requests on the WebSocket port that were neither upgraded nor answered with a page, by reason.";
+    AUTH_DENIALS_TOTAL: Counter, "rollcall_auth_denials_total", Some("reason"), "clients",
+        "Clients that were not let in, or whose token ended, by reason.";
+    AUTH_REQUESTS_TOTAL: Counter, "rollcall_auth_requests_total", Some("outcome"), "questions",
+        "Questions to auth_url, by outcome.";
+    AUTH_REQUEST_SECONDS: Histogram, "rollcall_auth_request_seconds", None, "seconds",
+        "Time from a question to auth_url to its answer, the wait in its queue included.";
     CONNECTIONS_DROPPED_TOTAL: Counter, "rollcall_connections_dropped_total", Some("reason"), "connections",
         "Connections that ended without a closing handshake, by reason.";
     TLS_HANDSHAKES_TOTAL: Counter, "rollcall_tls_handshakes_total", Some("result"), "handshakes",

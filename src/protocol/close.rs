@@ -22,6 +22,8 @@ pub enum CloseCode {
     TooBig = 1009,
     /// A fault of the server's own.
     Internal = 1011,
+    /// No token came that is accepted, or what it granted has ended.
+    Unauthorized = 4401,
     /// Silent too long.
     Silent = 4408,
     /// Another connection took this session's place.
@@ -37,10 +39,12 @@ pub enum ComeBack {
     AfterWait,
     /// At once.
     AtOnce,
+    /// With a new token.
+    WithToken,
 }
 
 /// Every code that the server itself chooses, in the order of the metric's cells and of the README's table.
-pub const CLOSE_CODES: [CloseCode; 10] = [
+pub const CLOSE_CODES: [CloseCode; 11] = [
     CloseCode::Normal,
     CloseCode::GoingAway,
     CloseCode::Protocol,
@@ -49,6 +53,7 @@ pub const CLOSE_CODES: [CloseCode; 10] = [
     CloseCode::Policy,
     CloseCode::TooBig,
     CloseCode::Internal,
+    CloseCode::Unauthorized,
     CloseCode::Silent,
     CloseCode::Replaced,
 ];
@@ -68,6 +73,7 @@ impl CloseCode {
             // Two tabs with one session would take it from each other for ever.
             Self::Replaced => ComeBack::Never,
             Self::GoingAway | Self::Internal => ComeBack::AfterWait,
+            Self::Unauthorized => ComeBack::WithToken,
             Self::Silent => ComeBack::AtOnce,
         }
     }

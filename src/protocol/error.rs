@@ -21,7 +21,7 @@ pub enum InvalidMessage {
     TypeMissing,
     /// A `type` that this protocol does not have.
     #[error(
-        "The field `type` names no message that clients send: HEARTBEAT, PRESENCE_UPDATE, WATCH, UNWATCH, JOIN, LEAVE, CLIENT_STATE and DISCONNECT are known."
+        "The field `type` names no message that clients send: HEARTBEAT, PRESENCE_UPDATE, WATCH, UNWATCH, JOIN, LEAVE, CLIENT_STATE, AUTH and DISCONNECT are known."
     )]
     TypeUnknown,
     /// A field of the wrong JSON type, or a required one that is missing.
@@ -82,6 +82,15 @@ pub enum InvalidMessage {
         /// The limit in force.
         max: u32,
     },
+    /// What the token does not grant.
+    #[error("Your token does not grant this.")]
+    Forbidden,
+    /// A token in AUTH that is not accepted; what was granted before stays.
+    #[error("{reason}")]
+    BadToken {
+        /// Why, as a sentence.
+        reason: &'static str,
+    },
     /// What the message asks to keep is more than `memory_limit` leaves room for. No fault of the client's.
     #[error("The server is full: `memory_limit` leaves no room for more; try again later.")]
     ServerFull,
@@ -100,6 +109,8 @@ pub enum Field {
     Active,
     /// `payload.since`.
     Since,
+    /// `payload.token`.
+    Token,
     /// `payload.users`.
     Users,
     /// An item of `payload.users`.
@@ -127,6 +138,7 @@ impl Field {
             Self::Type
             | Self::Status
             | Self::Since
+            | Self::Token
             | Self::User(_)
             | Self::Room
             | Self::RoomItemName(_)
@@ -143,6 +155,7 @@ impl fmt::Display for Field {
             Self::Status => formatter.write_str("payload.status"),
             Self::Active => formatter.write_str("payload.active"),
             Self::Since => formatter.write_str("payload.since"),
+            Self::Token => formatter.write_str("payload.token"),
             Self::Users => formatter.write_str("payload.users"),
             Self::User(index) => write!(formatter, "payload.users[{index}]"),
             Self::Room => formatter.write_str("payload.room"),
@@ -155,7 +168,7 @@ impl fmt::Display for Field {
 }
 
 /// Every ERROR code with the sentence of the README's table, in the order of the metric's cells.
-pub const ERROR_CODES: [(&str, &str); 16] = [
+pub const ERROR_CODES: [(&str, &str); 18] = [
     ("NOT_JSON", "the message is not valid JSON"),
     ("NOT_AN_OBJECT", "the message is JSON, but not an object"),
     ("TYPE_MISSING", "the field `type` is missing"),
@@ -171,6 +184,8 @@ pub const ERROR_CODES: [(&str, &str); 16] = [
     ("DETAIL_UNKNOWN", "`detail` of a room is neither full nor count"),
     ("TOO_MANY_USERS", "the connection would watch more users than it may; nothing changed"),
     ("TOO_MANY_ROOMS", "the connection would watch or be in more rooms than it may; nothing changed"),
+    ("FORBIDDEN", "the token does not grant what the message asks for; nothing changed"),
+    ("BAD_TOKEN", "the token of AUTH is not accepted; what was granted before stays"),
     ("SERVER_FULL", "the server has no memory for what the message asks it to keep"),
 ];
 
@@ -193,7 +208,9 @@ impl InvalidMessage {
             Self::DetailUnknown { .. } => 12,
             Self::TooManyUsers { .. } => 13,
             Self::TooManyRooms { .. } => 14,
-            Self::ServerFull => 15,
+            Self::Forbidden => 15,
+            Self::BadToken { .. } => 16,
+            Self::ServerFull => 17,
         }
     }
 
@@ -320,11 +337,23 @@ pub enum Refusal {
     /// No TLS came about in which a request could be heard, nor the answer.
     #[error("The TLS handshake failed.")]
     Tls,
+    /// No token where one is needed, or one that is not accepted; the response says which.
+    #[error("A valid token is needed.")]
+    Unauthorized,
+    /// A page of an origin that is not in `allowed_origins`.
+    #[error("This page may not connect here.")]
+    Origin,
+    /// A host that is not in `allowed_hosts`.
+    #[error("This is not the host that the request is for.")]
+    Host,
+    /// Neither the keys of tokens nor `auth_url` can be had.
+    #[error("Who you are cannot be verified now; try again later.")]
+    AuthUnavailable,
 }
 
 /// Every refusal with its HTTP status and the label that `rollcall_refusals_total{reason}` gives it, in
 /// the order of the metric's cells.
-pub const REFUSALS: [(Refusal, u16, &str); 14] = [
+pub const REFUSALS: [(Refusal, u16, &str); 18] = [
     (Refusal::BadRequest, 400, "bad_request"),
     (Refusal::Body, 400, "body"),
     (Refusal::BadKey, 400, "bad_key"),
@@ -339,6 +368,10 @@ pub const REFUSALS: [(Refusal, u16, &str); 14] = [
     (Refusal::NoDescriptor, 503, "no_descriptor"),
     (Refusal::Draining, 503, "draining"),
     (Refusal::Tls, 400, "tls"),
+    (Refusal::Unauthorized, 401, "unauthorized"),
+    (Refusal::Origin, 403, "origin"),
+    (Refusal::Host, 421, "host"),
+    (Refusal::AuthUnavailable, 503, "auth_unavailable"),
 ];
 
 impl Refusal {

@@ -33,8 +33,34 @@ pub enum Request<'a> {
 pub struct Upgrade<'a> {
     /// What follows `?` in the request's target; empty where there is none.
     pub query: &'a str,
+    /// The whole request, from its first line to the empty line at its end.
+    head: &'a [u8],
     key: &'a str,
     offers_subprotocol: bool,
+}
+
+impl<'a> Upgrade<'a> {
+    /// The request's target as it was written.
+    pub fn target(&self) -> &'a str {
+        let line = self.head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+        str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)).unwrap_or_default()
+    }
+
+    /// Every header: its name as it was written, and its value without the blanks around it.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        // `parse` found no folded line and no bare line feed, so that each line is a header.
+        let lines = self.head.split(|&byte| byte == b'\n').skip(1);
+        lines.filter_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let (name, value) = line.split_at(colon);
+            Some((str::from_utf8(name).ok()?, value[1..].trim_ascii()))
+        })
+    }
+
+    /// The values of the headers of that name, whose case does not matter.
+    pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().filter(move |(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
 }
 
 /// A request that is refused, and what its response must say beside the refusal.
@@ -46,11 +72,25 @@ pub struct Refused {
     allow: &'static str,
     /// Whether the response must have no body, as for HEAD.
     without_body: bool,
+    /// What is said in place of the refusal's own sentence.
+    detail: Option<&'static str>,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, allow: "GET", without_body: false }
+        Self { refusal, allow: "GET", without_body: false, detail: None }
+    }
+}
+
+impl Refused {
+    /// The refusal of a request with this method.
+    pub fn to(method: Method, refusal: Refusal) -> Self {
+        Self { without_body: method == Method::Head, ..refusal.into() }
+    }
+
+    /// A refusal that says `detail` in place of its own sentence.
+    pub fn with_detail(refusal: Refusal, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..refusal.into() }
     }
 }
 
@@ -88,7 +128,7 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Refused> {
         return Err(Refusal::BadRequest.into());
     };
     let without_body = method == "HEAD";
-    let refuse = |refusal, allow| Err(Refused { refusal, allow, without_body });
+    let refuse = |refusal, allow| Err(Refused { refusal, allow, without_body, detail: None });
 
     let Some(target) = origin_form(target) else { return refuse(Refusal::BadRequest, "GET") };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -124,7 +164,7 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Refused> {
         return refuse(Refusal::BadKey, allow);
     };
     let offers_subprotocol = headers.items("sec-websocket-protocol").any(|offer| offer == SUBPROTOCOL.as_bytes());
-    Ok(Request::Upgrade(Upgrade { query, key, offers_subprotocol }))
+    Ok(Request::Upgrade(Upgrade { query, head: head.trim_ascii_start(), key, offers_subprotocol }))
 }
 
 /// Appends the response that makes the connection a WebSocket (RFC 6455 §4.2.2).
@@ -142,25 +182,30 @@ pub fn write_switching_protocols(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
 
 /// Appends the response of a refused request; the connection ends with it.
 pub fn write_refusal(out: &mut Vec<u8>, refused: &Refused) {
-    let Refused { refusal, allow, without_body } = *refused;
+    let Refused { refusal, allow, without_body, detail } = *refused;
     let status = refusal.status();
     let phrase = match status {
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         414 => "URI Too Long",
+        421 => "Misdirected Request",
         426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         _ => "Service Unavailable",
     };
     let more = match status {
+        // RFC 6750 §3.
+        401 => "WWW-Authenticate: Bearer realm=\"rollcall\"\r\nConnection: close\r\n".to_owned(),
         405 => format!("Allow: {allow}\r\nConnection: close\r\n"),
         426 => "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n".to_owned(),
         503 => format!("Retry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n"),
         _ => "Connection: close\r\n".to_owned(),
     };
-    let body = format!("{refusal}\n");
+    let body = detail.map_or_else(|| format!("{refusal}\n"), |detail| format!("{detail}\n"));
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{more}\r\n"
@@ -246,6 +291,7 @@ pub fn fuzz(data: &[u8]) {
     match parse(&data[..end]) {
         Ok(Request::Upgrade(upgrade)) => {
             write_switching_protocols(&mut out, &upgrade);
+            assert_headers_are_those_of_httparse(&data[..end], &upgrade);
             assert!(out.starts_with(b"HTTP/1.1 101 "));
             assert_eq!(head_end(&out, 0), Ok(Some(out.len())));
             let _ = super::query::Query::parse(upgrade.query);
@@ -256,6 +302,14 @@ pub fn fuzz(data: &[u8]) {
             assert!(out.starts_with(format!("HTTP/1.1 {} ", refused.refusal.status()).as_bytes()));
         }
     }
+}
+
+fn assert_headers_are_those_of_httparse(head: &[u8], upgrade: &Upgrade<'_>) {
+    let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut slots);
+    assert!(request.parse(head).is_ok());
+    let parsed = request.headers.iter().map(|header| (header.name, header.value));
+    assert!(parsed.eq(upgrade.headers()));
 }
 
 #[cfg(test)]
@@ -283,6 +337,20 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn headers_are_told_as_they_were_given() {
+        let head = format!("{UPGRADE}Origin:\t https://a \r\nX-Empty:\r\norigin: a:b\r\nX-Raw: \u{e9}\r\n\r\n");
+        let Ok(Request::Upgrade(upgrade)) = parse(head.as_bytes()) else { panic!("refused") };
+        assert_headers_are_those_of_httparse(head.as_bytes(), &upgrade);
+        assert!(upgrade.header("ORIGIN").eq([&b"https://a"[..], b"a:b"]));
+        assert!(upgrade.header("x-empty").eq([&b""[..]]));
+        assert_eq!(upgrade.target(), "/?userId=ana");
+        let head = format!("\r\n{}", format!("{UPGRADE}\r\n").replace("ana", "a:b"));
+        let Ok(Request::Upgrade(upgrade)) = parse(head.as_bytes()) else { panic!("refused") };
+        assert_headers_are_those_of_httparse(head.as_bytes(), &upgrade);
+        assert_eq!(upgrade.target(), "/?userId=a:b");
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 mod fuzz;
 mod heartbeat;
-mod json;
+pub(crate) mod json;
 mod metadata;
 mod parse;
 mod watch;
 pub(crate) mod write;
+
+use std::fmt;
 
 use super::error::InvalidMessage;
 use super::room_name::RoomName;
@@ -81,6 +83,22 @@ pub enum ClientMessage {
         /// False where nothing is to be told until it is true again.
         active: bool,
     },
+    /// The client says who it is.
+    Authenticate {
+        /// By this.
+        token: Token,
+    },
+}
+
+/// A token in AUTH.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub Box<str>);
+
+/// Tells the length alone: whoever has the token is taken for its user.
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Token({} bytes)", self.0.len())
+    }
 }
 
 // Nearly all messages are heartbeats, and each is moved about at the size of the largest.

@@ -3,6 +3,7 @@
 pub mod assembly;
 pub mod close;
 pub mod cursor;
+pub mod denial;
 pub mod error;
 pub mod frame;
 pub mod handshake;

@@ -36,6 +36,9 @@ pub enum InvalidQuery {
     /// A `userId` whose bytes, decoded, are no text.
     #[error("The query parameter userId must be UTF-8, percent-encoded.")]
     UserIdNotUtf8,
+    /// A `userId` other than the one that was proven.
+    #[error("The query parameter userId is not the token's sub.")]
+    UserIdOther,
     /// A `status` that is none.
     #[error("The query parameter status must be online, away, busy or invisible.")]
     Status,
@@ -59,6 +62,14 @@ impl Query {
     /// # Errors
     /// The first thing that is wrong, from left to right; a missing `userId` last.
     pub fn parse(query: &str) -> Result<Self, InvalidQuery> {
+        Self::parse_for(query, None)
+    }
+
+    /// Reads `query` likewise where `proven` is who the client is known to be: `userId` may be left out then.
+    ///
+    /// # Errors
+    /// As [`Query::parse`]; [`InvalidQuery::UserIdOther`] last.
+    pub fn parse_for(query: &str, proven: Option<&UserId>) -> Result<Self, InvalidQuery> {
         let mut user_id = None;
         let mut status = None;
         let mut heartbeat_timeout_ms = None;
@@ -77,8 +88,40 @@ impl Query {
                 _ => {}
             }
         }
-        Ok(Self { user_id: user_id.ok_or(InvalidQuery::UserIdMissing)?, status, heartbeat_timeout_ms, session })
+        let user_id = match (user_id, proven) {
+            (Some(given), Some(proven)) if given != *proven => return Err(InvalidQuery::UserIdOther),
+            (Some(given), _) => given,
+            (None, proven) => proven.cloned().ok_or(InvalidQuery::UserIdMissing)?,
+        };
+        Ok(Self { user_id, status, heartbeat_timeout_ms, session })
     }
+}
+
+/// Why the query holds no token that could be meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidToken {
+    /// `token` more than once.
+    Repeated,
+    /// Bytes that, decoded, are no text.
+    NotUtf8,
+}
+
+/// The query's `token`, decoded; `None` where there is none. [`Query`] does not hold it, so that nothing shows it.
+///
+/// # Errors
+/// [`InvalidToken`].
+pub fn token(query: &str) -> Result<Option<String>, InvalidToken> {
+    let mut token = None;
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if decode(name).as_deref() == Some("token") {
+            let value = decode(value).ok_or(InvalidToken::NotUtf8)?.into_owned();
+            if token.replace(value).is_some() {
+                return Err(InvalidToken::Repeated);
+            }
+        }
+    }
+    Ok(token)
 }
 
 /// The text that `encoded` stands for; none where its bytes are not UTF-8.
@@ -226,6 +269,25 @@ mod tests {
     }
 
     #[test]
+    fn a_proven_user_need_not_be_named_and_must_not_be_another() {
+        let ana = UserId::parse("ana").unwrap();
+        for query in ["", "userId=ana", "status=away"] {
+            assert_eq!(Query::parse_for(query, Some(&ana)).unwrap().user_id, ana, "{query}");
+        }
+        assert_eq!(Query::parse_for("userId=bob", Some(&ana)), Err(InvalidQuery::UserIdOther));
+        assert_eq!(Query::parse_for("userId=", Some(&ana)), Err(InvalidQuery::UserId(NameError::Empty)));
+    }
+
+    #[test]
+    fn a_token_is_decoded_and_stands_once() {
+        assert_eq!(token("userId=ana&token=a%2eb+c"), Ok(Some("a.b c".to_owned())));
+        assert_eq!(token("tok%65n="), Ok(Some(String::new())));
+        assert_eq!(token("Token=a&xtoken=b"), Ok(None));
+        assert_eq!(token("token=a&token=a"), Err(InvalidToken::Repeated));
+        assert_eq!(token("token=%ff"), Err(InvalidToken::NotUtf8));
+    }
+
+    #[test]
     fn a_status_is_one_of_four_words() {
         for (query, status) in [
             ("online", Status::Online),
@@ -272,6 +334,7 @@ mod tests {
             (InvalidQuery::UserId(NameError::TooLong), "userId"),
             (InvalidQuery::UserId(NameError::ControlCharacter), "userId"),
             (InvalidQuery::UserIdNotUtf8, "userId"),
+            (InvalidQuery::UserIdOther, "userId"),
             (InvalidQuery::Status, "status"),
             (InvalidQuery::HeartbeatTimeout, "heartbeatTimeout"),
             (InvalidQuery::Repeated { parameter: "heartbeatTimeout" }, "heartbeatTimeout"),

@@ -4,8 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::core::Limits;
+use super::gate::Gate;
 use super::sessions::{Sessions, Terms};
 use super::virtual_driver::VirtualDriver;
+use crate::auth::authority::Authority;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::presence::change::NameHasher;
@@ -18,8 +20,15 @@ const UPGRADE: &[u8] = b"GET /?userId=ana HTTP/1.1\r\nHost: x\r\nUpgrade: websoc
 
 /// Rollcall's own sessions on one shard, with the same ids each time.
 pub fn rehearsed_sessions(config: &Config, metrics: &Arc<ShardMetrics>) -> Sessions {
+    let authority = Authority::open(config).unwrap_or_else(|error| unreachable!("{error}"));
+    let gate = Gate::new(authority, Arc::new(|| {}), Arc::clone(metrics));
+    sessions_behind(gate, config, metrics)
+}
+
+/// Likewise, where `gate` says who is let in.
+pub fn sessions_behind(gate: Gate, config: &Config, metrics: &Arc<ShardMetrics>) -> Sessions {
     let ids = SessionIds::new(&[7; 32], 7);
-    Sessions::new(0, Terms::new(config, 1, 7, 0), NameHasher::default(), ids, Arc::clone(metrics))
+    Sessions::new(0, Terms::new(config, 1, 7, 0), gate, NameHasher::default(), ids, Arc::clone(metrics))
 }
 
 /// Whatever bytes a connection sends and however they are cut, it is answered the same, and nothing is left of it.

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod gate;
 pub mod outbox;
 pub mod sessions;
 #[doc(hidden)]

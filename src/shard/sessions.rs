@@ -7,9 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Action, Application, Cause, Close, Delivery, Ending, Opened, Verdict};
+use super::core::{Action, Admission, Application, Cause, Close, Delivery, Ending, Opened, Verdict};
 use super::exchange::{Exchange, ExchangeTerms, Mail};
+use super::gate::{Entry, Gate, close};
 use super::{ConnectionId, Now};
+use crate::auth::Grant;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::presence::change::{
@@ -26,11 +28,12 @@ use crate::protocol::message::{
     ClientMessage, ConnectFields, MessageId, MetadataUpdate, Parsed, Parser, Unwatch, Watch, write_ack, write_connect,
     write_error, write_heartbeat_ack,
 };
-use crate::protocol::query::Query;
+use crate::protocol::query::{InvalidQuery, Query};
 use crate::protocol::room_name::RoomName;
 use crate::protocol::session_id::{SessionId, SessionIds};
 use crate::protocol::status::Status;
 use crate::protocol::timestamp::Timestamp;
+use crate::protocol::user_id::UserId;
 use crate::slab::NONE;
 
 /// Bad messages in a row after which a connection is closed with 1008.
@@ -49,6 +52,13 @@ pub struct Session {
     bad_in_a_row: u8,
     /// Whether CONNECT waits for what becomes of the session that was named.
     is_opening: bool,
+}
+
+/// What a connection has from the first, because its token says so.
+#[derive(Debug, Default)]
+struct Standing {
+    watching: Vec<UserId>,
+    rooms: Vec<RoomName>,
 }
 
 /// What is the same for all sessions of a process.
@@ -93,6 +103,7 @@ impl Terms {
 /// The sessions of one shard, and the partition that lives with them.
 pub struct Sessions {
     parser: Parser,
+    gate: Gate,
     state: State,
 }
 
@@ -128,13 +139,15 @@ struct Opening {
     silence_ms: u32,
     /// Whether its session was resumed, once that is known.
     resumed: Option<bool>,
+    standing: Standing,
 }
 
 impl Sessions {
-    /// The sessions of shard `shard`. `hasher` is the same for all of them.
+    /// The sessions of shard `shard`, which come in by `gate`. `hasher` is the same for all of them.
     pub fn new(
         shard: usize,
         terms: Terms,
+        gate: Gate,
         hasher: NameHasher,
         session_ids: SessionIds,
         metrics: Arc<ShardMetrics>,
@@ -154,7 +167,13 @@ impl Sessions {
             memory_full: false,
             metrics,
         };
-        Self { parser: Parser::new(), state }
+        Self { parser: Parser::new(), gate, state }
+    }
+
+    /// The gate, for tests of it.
+    #[cfg(test)]
+    pub fn gate_mut(&mut self) -> &mut Gate {
+        &mut self.gate
     }
 
     /// What this shard knows with the others together.
@@ -172,6 +191,10 @@ impl Application for Sessions {
     type Session = Session;
     type Mail = Mail;
 
+    fn admit(&mut self, now: Now, connection: ConnectionId, upgrade: &Upgrade<'_>) -> Admission {
+        self.gate.admit(now, connection, upgrade)
+    }
+
     fn open(
         &mut self,
         now: Now,
@@ -179,10 +202,24 @@ impl Application for Sessions {
         upgrade: &Upgrade<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Opened<Session>, Close> {
-        let query =
-            Query::parse(upgrade.query).map_err(|invalid| Close::new(CloseCode::Protocol, invalid.to_string()))?;
         self.state.set_now(now);
-        Ok(self.state.connect(connection, query, out))
+        match self.gate.take_entry() {
+            Entry::Denied(denial) => Err(close(denial)),
+            Entry::Unasked => self.enter(now, connection, upgrade.query, None, out),
+            Entry::Granted(grant) => self.enter(now, connection, upgrade.query, Some(grant), out),
+            Entry::AwaitsToken => {
+                if let Err(invalid) = Query::parse(upgrade.query)
+                    && invalid != InvalidQuery::UserIdMissing
+                {
+                    return Err(Close::new(CloseCode::Protocol, invalid.to_string()));
+                }
+                self.gate.await_token(now, connection, upgrade.query);
+                // Nobody's, and nobody asks before AUTH.
+                let user = NameHash(0);
+                let session = Session { user, watcher: NONE, bad_in_a_row: 0, is_opening: false };
+                Ok(Opened { session, silence_ms: 0, hold: false })
+            }
+        }
     }
 
     fn message(
@@ -196,6 +233,17 @@ impl Application for Sessions {
         self.state.set_now(now);
         let Parsed { id, body } = self.parser.parse(&mut message.payload);
         match body {
+            Ok(ClientMessage::Authenticate { token }) => {
+                self.state.metrics.received[RECEIVED_AUTH].increment();
+                self.authenticate(now, connection, session, &token.0, id.as_ref(), out)
+            }
+            _ if self.gate.awaited(connection).is_some() => {
+                self.state.metrics.received[RECEIVED_INVALID].increment();
+                Verdict::Close(self.gate.close_unasked())
+            }
+            Ok(body) if !self.gate.allows(connection, &body) => {
+                self.state.answer_forbidden(session, &body, id.as_ref(), out)
+            }
             Ok(body) => self.state.act(connection, session, body, id.as_ref(), out),
             Err(invalid) => self.state.answer_invalid(session, &invalid, id.as_ref(), out),
         }
@@ -212,12 +260,27 @@ impl Application for Sessions {
     }
 
     fn held_bytes(&self) -> usize {
-        self.state.exchange.held_bytes()
+        self.state.exchange.held_bytes() + self.gate.held_bytes()
+    }
+
+    fn counts(&self, connection: ConnectionId) -> bool {
+        self.gate.awaited(connection).is_none()
+    }
+
+    fn session_deadline_ms(&self, connection: ConnectionId) -> Option<u64> {
+        self.gate.deadline_ms(connection)
+    }
+
+    fn session_due(&mut self, now: Now, connection: ConnectionId) -> Option<Close> {
+        self.gate.due(now, connection)
     }
 
     fn ended(&mut self, now: Now, connection: ConnectionId, session: Session, ending: Ending) {
         self.state.set_now(now);
-        self.state.ended(connection, &session, ending);
+        if self.counts(connection) {
+            self.state.ended(connection, &session, ending);
+        }
+        self.gate.forget(connection);
     }
 
     fn tick(&mut self, now: Now) {
@@ -243,7 +306,8 @@ impl Application for Sessions {
 
     fn next_action(&mut self, now: Now) -> Option<Action> {
         self.state.set_now(now);
-        self.state.next_action()
+        let answered = self.gate.next_answered().map(Action::Admit);
+        answered.or_else(|| self.state.next_action())
     }
 
     fn deliver(&mut self, now: Now, connection: ConnectionId, session: &mut Session, out: &mut Vec<u8>) -> Delivery {
@@ -283,6 +347,71 @@ impl Application for Sessions {
     }
 }
 
+impl Sessions {
+    /// Opens the connection of whoever `query` names, or of whom the grant says.
+    fn enter(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        query: &str,
+        mut grant: Option<Grant>,
+        out: &mut Vec<u8>,
+    ) -> Result<Opened<Session>, Close> {
+        let proven = grant.as_ref().and_then(Grant::user_id);
+        let query = Query::parse_for(query, proven).map_err(|invalid| match invalid {
+            InvalidQuery::UserIdOther => close(self.gate.deny_other()),
+            invalid => Close::new(CloseCode::Protocol, invalid.to_string()),
+        })?;
+        self.gate.grant(now, connection, grant.as_mut());
+        let standing = grant.map(|grant| Standing { watching: grant.watching, rooms: grant.rooms });
+        Ok(self.state.connect(connection, query, standing.unwrap_or_default(), out))
+    }
+
+    /// Takes AUTH: the first message of a connection that is nobody's yet, or a newer token for one that is.
+    fn authenticate(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        session: &mut Session,
+        token: &str,
+        id: Option<&MessageId<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        if !self.gate.takes_tokens() {
+            return self.state.answer_invalid(session, &InvalidMessage::TypeUnknown, id, out);
+        }
+        let verdict = self.gate.authenticate(now, token);
+        if let Some(query) = self.gate.awaited(connection) {
+            let query = query.to_owned();
+            let granted = verdict.map_err(close);
+            return match granted.and_then(|grant| self.enter(now, connection, &query, Some(grant), out)) {
+                Err(close) => Verdict::Close(close),
+                Ok(Opened { session: entered, silence_ms, hold }) => {
+                    *session = entered;
+                    self.state.acknowledge(id, out);
+                    Verdict::Admit { silence_ms, hold }
+                }
+            };
+        }
+        let renewed = verdict.and_then(|grant| {
+            let user = grant.user_id().map(|user_id| self.state.hasher.user(user_id));
+            if user == Some(session.user) { Ok(grant) } else { Err(self.gate.deny_other()) }
+        });
+        match renewed {
+            Ok(grant) => {
+                self.gate.renew(now, connection, grant);
+                session.bad_in_a_row = 0;
+                self.state.acknowledge(id, out);
+                Verdict::Reschedule
+            }
+            Err(denial) => {
+                let invalid = InvalidMessage::BadToken { reason: denial.sentence() };
+                self.state.answer_invalid(session, &invalid, id, out)
+            }
+        }
+    }
+}
+
 impl State {
     fn set_now(&mut self, now: Now) {
         self.now = now;
@@ -294,7 +423,13 @@ impl State {
     }
 
     /// Opens a connection: tells its user's partition, and answers CONNECT unless that has to wait for the partition.
-    fn connect(&mut self, connection: ConnectionId, query: Query, out: &mut Vec<u8>) -> Opened<Session> {
+    fn connect(
+        &mut self,
+        connection: ConnectionId,
+        query: Query,
+        standing: Standing,
+        out: &mut Vec<u8>,
+    ) -> Opened<Session> {
         let Query { user_id, status, heartbeat_timeout_ms, session } = query;
         let silence_ms = self.terms.silence_ms(heartbeat_timeout_ms);
         let session_id = self.session_ids.issue(&user_id);
@@ -307,20 +442,40 @@ impl State {
         };
         let user = UserRef { hash: self.hasher.user(&user_id), id: user_id };
         let (hash, key) = (user.hash, self.key(connection));
-        let opening = Opening { user: user.clone(), session_id, status, silence_ms, resumed: None };
+        let opening = Opening { user: user.clone(), session_id, status, silence_ms, resumed: None, standing };
         let mut waits = matches!(predecessor, Predecessor::Session(_));
         let opening = if waits { self.openings.insert(key, opening) } else { Some(opening) };
         let session = SessionKey(session_id.key());
         self.tell(hash, connection, Happening::Opened { user: Box::new(user), session, status, predecessor });
         self.hear_tidings();
+        let mut session = Session { user: hash, watcher: NONE, bad_in_a_row: 0, is_opening: false };
         if let Some(opening) = opening.or_else(|| self.take_decided(key)) {
             self.write_connect(&opening, out);
-            waits = false;
+            waits = self.take_standing(connection, &mut session, opening.standing, out);
         } else {
+            session.is_opening = true;
             self.opening_order.push_back((self.now.elapsed_ms() + RESUME_ANSWER_MS, key));
         }
-        let session = Session { user: hash, watcher: NONE, bad_in_a_row: 0, is_opening: waits };
         Opened { session, silence_ms, hold: waits }
+    }
+
+    /// Has a connection watch and be in what its token says, as if it had asked; true while reading waits for that.
+    fn take_standing(
+        &mut self,
+        connection: ConnectionId,
+        session: &mut Session,
+        standing: Standing,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let Standing { watching, rooms } = standing;
+        for room in rooms {
+            self.join(connection, session, room, None, out);
+        }
+        if watching.is_empty() {
+            return false;
+        }
+        let request = Watch { users: watching, rooms: Vec::new(), since: None };
+        matches!(self.watch(connection, session, &request, None, out), Verdict::Hold)
     }
 
     /// The opening of a connection whose session's fate is known already, as where its partition is this shard's.
@@ -409,7 +564,25 @@ impl State {
                 self.acknowledge(id, out);
                 Verdict::Continue
             }
+            // Taken before.
+            ClientMessage::Authenticate { .. } => Verdict::Continue,
         }
+    }
+
+    /// Refuses what the connection's token does not grant: always the same, whether there is such a user or room or
+    /// not.
+    fn answer_forbidden(
+        &self,
+        session: &mut Session,
+        message: &ClientMessage,
+        id: Option<&MessageId<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        session.bad_in_a_row = 0;
+        let cell = if matches!(message, ClientMessage::Join { .. }) { RECEIVED_JOIN } else { RECEIVED_WATCH };
+        self.metrics.received[cell].increment();
+        self.answer_error(&InvalidMessage::Forbidden, id, out);
+        Verdict::Continue
     }
 
     fn watch(
@@ -562,7 +735,9 @@ impl State {
             let Some(opening) = self.take_decided(self.key(connection)) else { return Delivery::Nothing };
             session.is_opening = false;
             self.write_connect(&opening, out);
-            self.actions.push_back(Action::Release(connection));
+            if !self.take_standing(connection, session, opening.standing, out) {
+                self.actions.push_back(Action::Release(connection));
+            }
             return Delivery::Appended;
         }
         let at = self.now.moment();
@@ -679,7 +854,8 @@ const RECEIVED_UNWATCH: usize = 4;
 const RECEIVED_JOIN: usize = 5;
 const RECEIVED_LEAVE: usize = 6;
 const RECEIVED_CLIENT_STATE: usize = 7;
-const RECEIVED_INVALID: usize = 8;
+const RECEIVED_AUTH: usize = 8;
+const RECEIVED_INVALID: usize = 9;
 const SENT_CONNECT: usize = 0;
 const SENT_HEARTBEAT_ACK: usize = 1;
 const SENT_ACK: usize = 2;

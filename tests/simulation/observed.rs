@@ -2,7 +2,7 @@
 
 use rollcall::protocol::assembly::Message;
 use rollcall::protocol::handshake::Upgrade;
-use rollcall::shard::core::{Action, Application, Close, Delivery, Ending, Opened, Verdict};
+use rollcall::shard::core::{Action, Admission, Application, Close, Delivery, Ending, Opened, Verdict};
 use rollcall::shard::exchange::Mail;
 use rollcall::shard::sessions::{Session, Sessions};
 use rollcall::shard::{ConnectionId, Now};
@@ -29,6 +29,10 @@ pub struct Observed {
 impl Application for Observed {
     type Session = Session;
     type Mail = Mail;
+
+    fn admit(&mut self, now: Now, connection: ConnectionId, upgrade: &Upgrade<'_>) -> Admission {
+        self.inner.admit(now, connection, upgrade)
+    }
 
     fn open(
         &mut self,
@@ -64,6 +68,18 @@ impl Application for Observed {
 
     fn overflow(&mut self, now: Now, out: &mut Vec<u8>) {
         self.inner.overflow(now, out);
+    }
+
+    fn counts(&self, connection: ConnectionId) -> bool {
+        self.inner.counts(connection)
+    }
+
+    fn session_deadline_ms(&self, connection: ConnectionId) -> Option<u64> {
+        self.inner.session_deadline_ms(connection)
+    }
+
+    fn session_due(&mut self, now: Now, connection: ConnectionId) -> Option<Close> {
+        self.inner.session_due(now, connection)
     }
 
     fn set_memory_full(&mut self, full: bool) {

@@ -5,12 +5,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use fastrand::Rng;
+use rollcall::auth::authority::Authority;
 use rollcall::metrics::ShardMetrics;
 use rollcall::presence::change::NameHasher;
 use rollcall::protocol::room_name::RoomName;
 use rollcall::protocol::session_id::SessionIds;
 use rollcall::protocol::user_id::UserId;
 use rollcall::shard::core::{Appetite, Application, Cause, Core, Ending, Input, Limits, Output};
+use rollcall::shard::gate::Gate;
 use rollcall::shard::sessions::{Sessions, Terms as SessionTerms};
 use rollcall::shard::{ConnectionId, Now};
 
@@ -127,11 +129,14 @@ impl World {
         let partition_of = |name: &String| UserId::parse(name).map_or(0, |id| hasher.user(&id).partition(shards));
         let partitions = names.users.iter().map(partition_of).collect();
         debug_assert!(names.rooms.iter().all(|name| RoomName::parse(name).is_ok()));
+        let authority = Authority::open(&plan.config).expect("origins and hosts that are none");
         let shard = |shard: usize| {
             let metrics = Arc::new(ShardMetrics::default());
             let terms = SessionTerms::new(&plan.config, shards, 7, BEGAN_UNIX_MS);
             let ids = SessionIds::new(&secret, seed ^ shard as u64);
-            let inner = Sessions::new(shard, terms, hasher.clone(), ids, Arc::clone(&metrics));
+            // Whoever waits for an answer from elsewhere would need a wake; nobody is asked here.
+            let gate = Gate::new(authority.clone(), Arc::new(|| {}), Arc::clone(&metrics));
+            let inner = Sessions::new(shard, terms, gate, hasher.clone(), ids, Arc::clone(&metrics));
             let observed = Observed { inner, seen: Vec::new() };
             Shard {
                 core: Core::new(now, observed, Limits::new(&plan.config), Arc::clone(&metrics)),

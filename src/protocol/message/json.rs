@@ -12,13 +12,13 @@ use simd_json::Node;
 const COMPARED_KEYS_MAX: usize = 16;
 
 /// The members of one object: its keys with the nodes of their values.
-pub(super) struct Members<'tape, 'text> {
+pub(crate) struct Members<'tape, 'text> {
     nodes: &'tape [Node<'text>],
 }
 
 impl<'tape, 'text> Members<'tape, 'text> {
     /// The members of the object that begins at the first of `nodes`; none where that is no object.
-    pub(super) fn of(nodes: &'tape [Node<'text>]) -> Self {
+    pub(crate) fn of(nodes: &'tape [Node<'text>]) -> Self {
         let nodes = match nodes.split_first() {
             Some((Node::Object { count, .. }, rest)) => rest.get(..*count).unwrap_or_default(),
             _ => &[],
@@ -41,13 +41,13 @@ impl<'tape, 'text> Iterator for Members<'tape, 'text> {
 }
 
 /// The items of one array: the nodes of each.
-pub(super) struct Items<'tape, 'text> {
+pub(crate) struct Items<'tape, 'text> {
     nodes: &'tape [Node<'text>],
 }
 
 impl<'tape, 'text> Items<'tape, 'text> {
     /// The items of the array that begins at the first of `nodes`; none where that is no array.
-    pub(super) fn of(nodes: &'tape [Node<'text>]) -> Self {
+    pub(crate) fn of(nodes: &'tape [Node<'text>]) -> Self {
         let nodes = match nodes.split_first() {
             Some((Node::Array { count, .. }, rest)) => rest.get(..*count).unwrap_or_default(),
             _ => &[],
@@ -78,7 +78,7 @@ fn split_value<'tape, 'text>(nodes: &'tape [Node<'text>]) -> Option<(&'tape [Nod
 /// Whether any object of the tape has a key twice, escapes resolved. In time proportional to the tape: each node is
 /// met once as itself and at most once as some object's member, and keys that are many are hashed, with a key of
 /// the process's own (`hash_keys`) that keeps peers from choosing collisions.
-pub(super) fn has_duplicate_keys(tape: &[Node<'_>], hash_keys: &RandomState) -> bool {
+pub(crate) fn has_duplicate_keys(tape: &[Node<'_>], hash_keys: &RandomState) -> bool {
     tape.iter().enumerate().any(|(index, node)| match node {
         Node::Object { len: 0 | 1, .. } => false,
         Node::Object { len, .. } => {
@@ -110,7 +110,7 @@ fn repeats_hashed(mut members: Members<'_, '_>, len: usize, hash_keys: &RandomSt
 
 /// Hands `text` to `write`, piece by piece, as JSON has it between its quotes (RFC 8259 §7): what must be escaped is,
 /// in the shortest form, and nothing else.
-pub(super) fn escape(text: &str, mut write: impl FnMut(&str)) {
+pub(crate) fn escape(text: &str, mut write: impl FnMut(&str)) {
     let mut rest = text;
     while let Some(place) = rest.bytes().position(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\')) {
         let (plain, special) = rest.split_at(place);

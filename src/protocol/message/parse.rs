@@ -8,7 +8,7 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 use super::heartbeat::is_plain_heartbeat;
 use super::json::{Members, has_duplicate_keys};
 use super::watch::{Unwatch, Watch, read_room};
-use super::{ClientMessage, MESSAGE_ID_BYTES_MAX, MessageId, Metadata, MetadataUpdate, Parsed};
+use super::{ClientMessage, MESSAGE_ID_BYTES_MAX, MessageId, Metadata, MetadataUpdate, Parsed, Token};
 use crate::protocol::error::{Field, InvalidMessage};
 use crate::protocol::status::Status;
 
@@ -110,6 +110,7 @@ impl Parser {
             Some(Node::String("JOIN")) => read_room(members(payload)?).map(|room| ClientMessage::Join { room }),
             Some(Node::String("LEAVE")) => read_room(members(payload)?).map(|room| ClientMessage::Leave { room }),
             Some(Node::String("CLIENT_STATE")) => read_client_state(members(payload)?),
+            Some(Node::String("AUTH")) => read_authenticate(members(payload)?),
             Some(Node::String(_)) => Err(InvalidMessage::TypeUnknown),
             Some(_) => Err(InvalidMessage::FieldType { field: Field::Type }),
             None => Err(InvalidMessage::TypeMissing),
@@ -161,6 +162,14 @@ fn read_client_state(mut payload: Members<'_, '_>) -> Result<ClientMessage, Inva
     match active {
         Some(Node::Static(StaticNode::Bool(active))) => Ok(ClientMessage::ClientState { active: *active }),
         _ => Err(InvalidMessage::FieldType { field: Field::Active }),
+    }
+}
+
+fn read_authenticate(mut payload: Members<'_, '_>) -> Result<ClientMessage, InvalidMessage> {
+    let token = payload.find(|(key, _)| *key == "token").and_then(|(_, value)| value.first());
+    match token {
+        Some(Node::String(token)) => Ok(ClientMessage::Authenticate { token: Token(Box::from(*token)) }),
+        _ => Err(InvalidMessage::FieldType { field: Field::Token }),
     }
 }
 
@@ -241,6 +250,20 @@ mod tests {
         }
         for text in ["{}", r#"{"Type":"HEARTBEAT"}"#, r#"{"payload":{"type":"HEARTBEAT"}}"#] {
             assert_eq!(body(text), Err(InvalidMessage::TypeMissing), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_a_string_and_is_not_shown() {
+        let auth = |payload: &str| body(format!(r#"{{"type":"AUTH","payload":{payload}}}"#));
+        let message = auth(r#"{"token":"a.b\u002ec","x":1}"#).unwrap();
+        assert_eq!(message, ClientMessage::Authenticate { token: Token("a.b.c".into()) });
+        assert_eq!(format!("{message:?}"), "Authenticate { token: Token(5 bytes) }");
+        for payload in ["{}", r#"{"token":null}"#, r#"{"token":1}"#, r#"{"token":["a"]}"#] {
+            assert_eq!(auth(payload), Err(field_type(Field::Token)), "{payload}");
+        }
+        for payload in ["null", "[]", "\"a.b.c\""] {
+            assert_eq!(auth(payload), Err(field_type(Field::Payload)), "{payload}");
         }
     }
 

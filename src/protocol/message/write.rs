@@ -211,6 +211,8 @@ mod tests {
             InvalidMessage::MetadataTooLarge { bytes: usize::MAX },
             InvalidMessage::MetadataTooDeep,
             InvalidMessage::BadId,
+            InvalidMessage::Forbidden,
+            InvalidMessage::BadToken { reason: "The token has expired." },
             InvalidMessage::TooManyUsers { max: u32::MAX },
             InvalidMessage::TooManyRooms { max: u32::MAX },
             InvalidMessage::ServerFull,

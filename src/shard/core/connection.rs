@@ -25,6 +25,11 @@ pub enum Phase<Session> {
         /// What it is answered whatever it asks, control's pages aside.
         refusal: Option<Refusal>,
     },
+    /// For what the application makes of its request to upgrade; nothing is read meanwhile.
+    Admission {
+        /// When the application was asked.
+        since_ms: u64,
+    },
     /// For control's answer to a plain request.
     Answering {
         /// When control was asked.
@@ -119,20 +124,24 @@ pub enum Due {
     SlowMessage,
     /// The socket takes nothing.
     SendTimeout,
+    /// What the application itself waits for.
+    Session,
     /// The close has waited long enough.
     Forget,
 }
 
 impl<S, Session> Connection<S, Session> {
-    /// What is due next for this connection, and when.
-    pub fn due(&self, limits: &Limits) -> (u64, Due) {
+    /// What is due next for this connection, and when. `session_deadline_ms` tells the application's own deadline.
+    pub fn due(&self, limits: &Limits, session_deadline_ms: impl Fn() -> Option<u64>) -> (u64, Due) {
         let extra = self.extra.as_deref();
         let stalled = extra.filter(|extra| extra.pending_bytes() > 0);
         let stalled = stalled.map(|extra| (extra.progress_ms + limits.send_timeout_ms, Due::SendTimeout));
         // While reading rests by our own choice, what the peer says waits in the kernel: what it takes judges it alone.
         let held = extra.filter(|extra| extra.held).and(stalled);
         match self.phase {
-            Phase::Handshake { since_ms, .. } => (since_ms + limits.handshake_timeout_ms, Due::HandshakeTimeout),
+            Phase::Handshake { since_ms, .. } | Phase::Admission { since_ms } => {
+                (since_ms + limits.handshake_timeout_ms, Due::HandshakeTimeout)
+            }
             Phase::Answering { since_ms } => (since_ms + limits.handshake_timeout_ms, Due::Forget),
             Phase::Closing { since_ms, .. } => (since_ms + limits.close_timeout_ms, Due::Forget),
             Phase::Open { message_ms, silence_ms, probed_after_ms, .. } => {
@@ -150,8 +159,9 @@ impl<S, Session> Connection<S, Session> {
                     .then(|| (message_ms + u64::from(silence_ms), Due::Silent { after_ms: silence_ms }));
                 let slow = extra.filter(|extra| extra.assembly.is_some()).and_then(|extra| extra.message_began_ms);
                 let slow = slow.map(|began_ms| (began_ms + limits.message_timeout_ms, Due::SlowMessage));
+                let session = session_deadline_ms().map(|due_ms| (due_ms, Due::Session));
                 // With everything switched off nothing is ever due; the far future stands for that.
-                [probe, silent, slow, stalled]
+                [probe, silent, slow, stalled, session]
                     .into_iter()
                     .flatten()
                     .min_by_key(|(due_ms, _)| *due_ms)

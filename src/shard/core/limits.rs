@@ -26,6 +26,8 @@ pub struct Limits {
     pub probe_after_ms: u64,
     /// How long a Ping waits for any byte.
     pub probe_timeout_ms: u64,
+    /// Whether `/metrics` is answered.
+    pub public_metrics: bool,
     /// The step in which all these times are kept.
     pub timer_tick_ms: u64,
 }
@@ -49,6 +51,7 @@ impl Limits {
             close_timeout_ms: ms(config.close_timeout),
             probe_after_ms: ms(config.probe_after),
             probe_timeout_ms: ms(config.probe_timeout),
+            public_metrics: config.public_metrics,
             timer_tick_ms: ms(config.timer_tick),
         }
     }

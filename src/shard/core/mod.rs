@@ -8,6 +8,7 @@
 //!
 //! What the messages mean is an [`Application`]'s business.
 
+mod admission;
 mod connection;
 mod limits;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+pub use admission::Admission;
 use connection::{Connection, Due, Phase};
 pub use limits::Limits;
 use wheel::Wheel;
@@ -32,7 +34,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::error::{Refusal, Violation};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::handshake::{self, Refused, Request, Upgrade};
-use crate::protocol::plain::PlainRequest;
+use crate::protocol::plain::{PlainPath, PlainRequest};
 use crate::slab::Slab;
 
 /// What may be held of a message that comes in pieces when memory is full: short ones, cut by chance, still pass.
@@ -51,8 +53,13 @@ pub trait Application {
     /// What goes to the same application on other shards: one value a destination and turn.
     type Mail: Send + 'static;
 
-    /// Judges a request to upgrade, when the response 101 has been appended to `out`; what opens the
-    /// conversation is appended behind it.
+    /// Judges a request to upgrade before anything is answered.
+    fn admit(&mut self, _now: Now, _connection: ConnectionId, _upgrade: &Upgrade<'_>) -> Admission {
+        Admission::Open
+    }
+
+    /// Opens the connection of a request that was granted, when the response 101 has been appended to `out`; what opens
+    /// the conversation is appended behind it.
     ///
     /// # Errors
     /// The close with which the connection ends at once. It never counts as open.
@@ -77,6 +84,21 @@ pub trait Application {
     /// A message was too long for the memory that is left, and thrown away as it came; answered like
     /// [`Application::message`].
     fn overflow(&mut self, now: Now, out: &mut Vec<u8>);
+
+    /// Whether a connection counts as open already. One that does not comes to it by [`Verdict::Admit`].
+    fn counts(&self, _connection: ConnectionId) -> bool {
+        true
+    }
+
+    /// When [`Application::session_due`] is due for a connection, in milliseconds since the shard began.
+    fn session_deadline_ms(&self, _connection: ConnectionId) -> Option<u64> {
+        None
+    }
+
+    /// A connection's time has come; the close with which it ends, unless it goes on after all.
+    fn session_due(&mut self, _now: Now, _connection: ConnectionId) -> Option<Close> {
+        None
+    }
 
     /// Whether `memory_limit` leaves room for what grows, from now on.
     fn set_memory_full(&mut self, full: bool);
@@ -173,6 +195,8 @@ pub enum Action {
     Attend(ConnectionId),
     /// Read on in a connection that was held.
     Release(ConnectionId),
+    /// Ask [`Application::admit`] anew about a request that waits for it.
+    Admit(ConnectionId),
     /// Close it.
     Close(ConnectionId, Close),
 }
@@ -211,6 +235,15 @@ pub enum Verdict {
     Continue,
     /// It goes on, but nothing more is read from it until [`Action::Release`].
     Hold,
+    /// It goes on, and counts as open from now on.
+    Admit {
+        /// How long it may be without a complete message, in milliseconds; 0 for ever.
+        silence_ms: u32,
+        /// Whether nothing more is read from it until [`Action::Release`].
+        hold: bool,
+    },
+    /// It goes on, with another [`Application::session_deadline_ms`].
+    Reschedule,
     /// It is closed, after what was answered.
     Close(Close),
 }
@@ -492,7 +525,7 @@ impl<A: Application, S> Core<A, S> {
                 let left = record.dequeue(taken, now.elapsed_ms());
                 if record.answer_bytes() < self.limits.send_queue_bytes / 2 && record.take_held() {
                     self.effects.push_back(Effect::Ready(connection));
-                    let (due_ms, _) = record.due(&self.limits);
+                    let (due_ms, _) = record.due(&self.limits, || self.application.session_deadline_ms(connection));
                     self.wheel.schedule(connection.index, due_ms.max(now.elapsed_ms()));
                 }
                 if left > 0 {
@@ -518,6 +551,9 @@ impl<A: Application, S> Core<A, S> {
     pub fn appetite(&mut self, connection: ConnectionId) -> Appetite {
         let send_queue_bytes = self.limits.send_queue_bytes;
         let Some(record) = self.get_mut(connection) else { return Appetite::Nothing };
+        if matches!(record.phase, Phase::Admission { .. }) {
+            return Appetite::Nothing;
+        }
         let Some(extra) = &mut record.extra else { return Appetite::Read };
         if matches!(record.phase, Phase::Open { .. }) {
             if extra.is_held_by_application {
@@ -563,6 +599,7 @@ impl<A: Application, S> Core<A, S> {
                     self.application.attend(now, connection, session);
                 }
                 Some(Action::Release(connection)) => self.release(connection),
+                Some(Action::Admit(connection)) => self.readmit(now, connection),
                 Some(Action::Close(connection, close)) => {
                     if self.get_mut(connection).is_some_and(|record| matches!(record.phase, Phase::Open { .. })) {
                         let start = self.out.len();
@@ -691,6 +728,11 @@ impl<A: Application, S> Core<A, S> {
             Phase::Handshake { refusal, .. } => self.receive_head(now, connection, bytes, refusal),
             Phase::Open { .. } => self.receive_frames(now, connection, bytes),
             Phase::Closing { awaits_close: true, .. } => self.receive_last(connection, bytes),
+            // Nobody reads meanwhile; what was read before the driver asked waits like the rest.
+            Phase::Admission { .. } => {
+                let extra = self.connections[connection.index].extra.get_or_insert_default();
+                extra.unread.extend_from_slice(bytes);
+            }
             Phase::Answering { .. } | Phase::Closing { .. } => {}
         }
     }
@@ -713,13 +755,14 @@ impl<A: Application, S> Core<A, S> {
             Err(refusal) => return self.refuse(now, connection, &refusal.into()),
         };
         let (head, rest) = all.split_at_mut(end);
+        let head = &*head;
         match (handshake::parse(head), refusal) {
             (Ok(Request::Upgrade(_)), Some(refusal)) => self.refuse(now, connection, &refusal.into()),
-            (Ok(Request::Upgrade(upgrade)), None) => {
-                self.upgrade(now, connection, &upgrade);
-                if !rest.is_empty() {
-                    self.receive_inner(now, connection, rest);
-                }
+            (Ok(Request::Upgrade(upgrade)), None) => self.request_upgrade(now, connection, &upgrade, head, rest),
+            (Ok(Request::Plain(PlainRequest { method, path: PlainPath::Metrics })), _)
+                if !self.limits.public_metrics =>
+            {
+                self.refuse(now, connection, &Refused::to(method, Refusal::NotFound));
             }
             (Ok(Request::Plain(request)), _) => {
                 self.connections[connection.index].phase = Phase::Answering { since_ms: now.elapsed_ms() };
@@ -740,10 +783,13 @@ impl<A: Application, S> Core<A, S> {
                     record.extra.get_or_insert_default().is_held_by_application = true;
                 }
                 let message_ms = now.elapsed_ms();
+                let counts = self.application.counts(connection);
                 record.phase = Phase::Open { message_ms, silence_ms, probed_after_ms: 0, session };
-                self.open += 1;
-                self.metrics.connections_total.increment();
-                self.metrics.connections_current.set(self.open as u64);
+                if counts {
+                    self.open += 1;
+                    self.metrics.connections_total.increment();
+                    self.metrics.connections_current.set(self.open as u64);
+                }
                 self.file(now, connection.index);
             }
             Err(close) => self.close(now, connection, &close),
@@ -756,7 +802,7 @@ impl<A: Application, S> Core<A, S> {
         let mut kept = record.extra.as_mut().and_then(|extra| extra.assembly.take());
         let pending = record.answer_bytes();
         let mut is_held = record.extra.as_ref().is_some_and(|extra| extra.is_held_by_application);
-        let Phase::Open { message_ms, probed_after_ms, session, .. } = &mut record.phase else { return };
+        let Phase::Open { message_ms, silence_ms, probed_after_ms, session } = &mut record.phase else { return };
         *probed_after_ms = 0;
         let mut input = bytes;
         let mut budget = self.limits.turn_messages;
@@ -779,6 +825,23 @@ impl<A: Application, S> Core<A, S> {
                         Verdict::Continue => None,
                         Verdict::Hold => {
                             is_held = true;
+                            None
+                        }
+                        Verdict::Admit { silence_ms: granted_ms, hold } => {
+                            *silence_ms = granted_ms;
+                            is_held = hold;
+                            self.open += 1;
+                            self.metrics.connections_total.increment();
+                            self.metrics.connections_current.set(self.open as u64);
+                            let silent_ms = (granted_ms > 0).then(|| now.elapsed_ms() + u64::from(granted_ms));
+                            let due_ms = [silent_ms, self.application.session_deadline_ms(connection)];
+                            due_ms.into_iter().flatten().for_each(|due| self.wheel.hasten(connection.index, due));
+                            None
+                        }
+                        Verdict::Reschedule => {
+                            if let Some(due_ms) = self.application.session_deadline_ms(connection) {
+                                self.wheel.hasten(connection.index, due_ms);
+                            }
                             None
                         }
                         Verdict::Close(close) => Some(End::Close(close)),
@@ -899,8 +962,7 @@ impl<A: Application, S> Core<A, S> {
         let ending = Ending { cause, heard_ms: record.heard_ms };
         let closing = Phase::Closing { since_ms: now.elapsed_ms(), awaits_close };
         if let Phase::Open { session, .. } = std::mem::replace(&mut record.phase, closing) {
-            self.open -= 1;
-            self.metrics.connections_current.set(self.open as u64);
+            self.uncount(connection);
             self.application.ended(now, connection, session, ending);
         }
         if let Some(extra) = &mut self.connections[connection.index].extra {
@@ -912,6 +974,14 @@ impl<A: Application, S> Core<A, S> {
             }
         }
         self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.close_timeout_ms);
+    }
+
+    /// A connection's session ends: it is open no longer, if it was.
+    fn uncount(&mut self, connection: ConnectionId) {
+        if self.application.counts(connection) {
+            self.open -= 1;
+            self.metrics.connections_current.set(self.open as u64);
+        }
     }
 
     /// Hands over what was appended to the output since `start`, behind what waits already.
@@ -982,8 +1052,7 @@ impl<A: Application, S> Core<A, S> {
             _ => None,
         };
         if let Some(session) = session {
-            self.open -= 1;
-            self.metrics.connections_current.set(self.open as u64);
+            self.uncount(connection);
             self.application.ended(now, connection, session, ending);
             if failed {
                 self.metrics.drops[DROP_PEER_RESET].increment();
@@ -1020,7 +1089,7 @@ impl<A: Application, S> Core<A, S> {
         if record.generation != connection.generation {
             return;
         }
-        let (due_ms, due) = record.due(&self.limits);
+        let (due_ms, due) = record.due(&self.limits, || self.application.session_deadline_ms(connection));
         if due_ms > now.elapsed_ms() {
             return self.wheel.schedule(connection.index, due_ms);
         }
@@ -1042,6 +1111,10 @@ impl<A: Application, S> Core<A, S> {
                 let reason = format!("no message for {} s", after_ms.div_ceil(1000));
                 self.close(now, connection, &Close::new(CloseCode::Silent, reason));
             }
+            Due::Session => match self.application.session_due(now, connection) {
+                Some(close) => self.close(now, connection, &close),
+                None => self.file(now, connection.index),
+            },
             Due::Unresponsive => {
                 self.close(now, connection, &Close::new(CloseCode::Silent, "no answer to a ping"));
             }
@@ -1060,7 +1133,9 @@ impl<A: Application, S> Core<A, S> {
 
     /// Files a connection for when something is due for it next.
     fn file(&mut self, now: Now, index: u32) {
-        let (due_ms, _) = self.connections[index].due(&self.limits);
+        let record = &self.connections[index];
+        let connection = ConnectionId { index, generation: record.generation };
+        let (due_ms, _) = record.due(&self.limits, || self.application.session_deadline_ms(connection));
         self.wheel.schedule(index, due_ms.max(now.elapsed_ms()));
     }
 
@@ -1070,7 +1145,9 @@ impl<A: Application, S> Core<A, S> {
         let start = self.out.len();
         match record.phase {
             Phase::Open { .. } => self.close(now, connection, &Close::new(CloseCode::GoingAway, "server stopping")),
-            Phase::Handshake { .. } => self.refuse(now, connection, &Refusal::Draining.into()),
+            Phase::Handshake { .. } | Phase::Admission { .. } => {
+                self.refuse(now, connection, &Refusal::Draining.into());
+            }
             Phase::Answering { .. } | Phase::Closing { .. } => {}
         }
         self.write_out(connection, start);

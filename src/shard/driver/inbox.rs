@@ -23,6 +23,8 @@ pub enum ControlOrder {
     },
     /// Serve new connections with these keys.
     Keys(Arc<ServerConfig>),
+    /// Nothing but to look around: the application has news that did not come by the inbox.
+    LookAround,
     /// Close everyone, then end.
     Drain,
 }

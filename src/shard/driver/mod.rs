@@ -262,6 +262,8 @@ impl<A: Application, T: Transport> Shard<A, T> {
                     self.step(now, Input::Response { connection, bytes });
                 }
                 ControlOrder::Keys(keys) => T::set_keys(&mut self.parts.transport, keys),
+                // Each turn asks the application what it wants done.
+                ControlOrder::LookAround => {}
                 ControlOrder::Drain => self.begin_drain(now),
             }
         }
