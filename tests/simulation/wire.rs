@@ -77,6 +77,7 @@ pub struct Message<'a> {
     #[serde(rename = "type")]
     pub kind: &'a str,
     pub id: Option<u32>,
+    #[allow(dead_code, reason = "that it can be read is what is checked")]
     pub timestamp: &'a str,
     #[serde(rename = "userId", borrow, default)]
     pub user_id: Option<Cow<'a, str>>,
@@ -99,9 +100,12 @@ pub struct Payload<'a> {
     pub session_id: Option<&'a str>,
     pub resumed: Option<bool>,
     #[serde(rename = "heartbeatTimeout")]
+    #[allow(dead_code, reason = "that it can be read is what is checked")]
     pub heartbeat_timeout: Option<u64>,
+    #[allow(dead_code, reason = "that it can be read is what is checked")]
     pub reconnect: Option<IgnoredAny>,
     pub code: Option<&'a str>,
+    #[allow(dead_code, reason = "that it can be read is what is checked")]
     pub message: Option<IgnoredAny>,
 }
 
