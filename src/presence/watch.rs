@@ -577,6 +577,9 @@ impl WatchTable {
         rooms: &[(RoomRef, Detail)],
         is_full: bool,
     ) -> Result<(), Refused> {
+        if rooms.len() > self.terms.rooms_max {
+            return Err(Refused::TooManyRooms);
+        }
         let record = self.watchers.get(watcher);
         let is_new_user = |user: &&UserRef| {
             let edge = self.find_user(user.hash, &user.id).and_then(|user| record?.edge(user));
