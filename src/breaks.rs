@@ -33,13 +33,11 @@ pub enum Break {
     GraceForTheSilent,
     /// A watcher is told what another was.
     SharedTooWidely,
-    /// What was left over from a message too long is told after a newer state.
-    BacklogAfterState,
 }
 
 impl Break {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::LostChange,
         Self::MissingGrace,
         Self::WrongPrecedence,
@@ -54,7 +52,6 @@ impl Break {
         Self::FullInboxDrops,
         Self::GraceForTheSilent,
         Self::SharedTooWidely,
-        Self::BacklogAfterState,
     ];
 }
 

@@ -508,7 +508,7 @@ impl WatchTable {
         }
         // What a message that was too long left over is older than any state.
         let record = &self.watchers[watcher];
-        if record.is_active && record.backlog.is_some() && !is_on(Break::BacklogAfterState) {
+        if record.is_active && record.backlog.is_some() {
             return self.deliver_change(at, watcher, timestamp, out);
         }
         if let Some(position) = self.next_state(watcher)

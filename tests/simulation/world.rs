@@ -350,7 +350,10 @@ impl World {
         });
         let is_busy = !self.heard.is_empty() || self.shards.iter().any(Shard::has_socket_work);
         let now_ms = self.now_ms();
-        cores.chain(letters).chain(clients).chain(is_busy.then_some(now_ms)).min().unwrap_or(u64::MAX)
+        // Mail that found no room is offered again in a millisecond, as by the driver.
+        let held = self.links.iter().any(|link| link.is_held).then_some(now_ms + 1);
+        let busy = is_busy.then_some(now_ms);
+        cores.chain(letters).chain(clients).chain(held).chain(busy).min().unwrap_or(u64::MAX)
     }
 
     /// Everybody does once what there is to do.
