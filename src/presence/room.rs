@@ -14,7 +14,7 @@ use super::index::Index;
 use crate::breaks::{Break, is_on};
 use crate::protocol::cursor::Version;
 use crate::protocol::user_id::UserId;
-use crate::slab::{NONE, Slab};
+use crate::slab::Slab;
 
 /// How often a count is told at most, in milliseconds.
 pub const COUNT_INTERVAL_MS: u64 = 1_000;
@@ -444,7 +444,7 @@ impl Rooms {
 /// What a membership takes in the room's and in the member's tables, about.
 const MEMBERSHIP_BYTES: usize = 48;
 
-const _: () = assert!(NONE == u32::MAX && size_of::<UserId>() <= MEMBERSHIP_BYTES);
+const _: () = assert!(size_of::<UserId>() <= MEMBERSHIP_BYTES);
 
 impl Room {
     fn follows(&self, depth: Depth) -> bool {

@@ -24,15 +24,21 @@ def is_resumed(client):
     return client.welcome["payload"]["resumed"]
 
 
+def watched_hall(server):
+    """Busy users in a room, and four who watch both; the shards are for the kernel to choose."""
+    users = crowd(server, NAMES)
+    for name, user in users.items():
+        set_presence(user, "busy", metadata={"of": name})
+        join(user, "hall")
+    watchers = [Watcher(server, f"userId=watcher-{number}") for number in range(4)]
+    for watcher in watchers:
+        watcher.watch(NAMES, ["hall"])
+    return users, watchers
+
+
 def test_a_return_within_the_grace_disturbs_nobody():
     with Server(*QUICK) as server:
-        users = crowd(server, NAMES)
-        for name, user in users.items():
-            set_presence(user, "busy", metadata={"of": name})
-            join(user, "hall")
-        watchers = [Watcher(server, f"userId=watcher-{number}") for number in range(4)]
-        for watcher in watchers:
-            watcher.watch(NAMES, ["hall"])
+        users, watchers = watched_hall(server)
         # However often, and by whatever shard: a plain client resumes without knowing it.
         for _ in range(4):
             for user in users.values():
@@ -151,13 +157,7 @@ def test_the_next_connection_takes_the_place_of_the_one_that_ended_last():
 
 def test_a_session_is_taken_over_whole_from_whatever_shard():
     with Server(*QUICK) as server:
-        users = crowd(server, NAMES)
-        for name, user in users.items():
-            set_presence(user, "busy", metadata={"of": name})
-            join(user, "hall")
-        watchers = [Watcher(server, f"userId=watcher-{number}") for number in range(4)]
-        for watcher in watchers:
-            watcher.watch(NAMES, ["hall"])
+        users, watchers = watched_hall(server)
         # Half of them are still there, half-open or not; half were cut.
         for name in NAMES[::2]:
             cut(users[name])
