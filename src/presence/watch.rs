@@ -194,12 +194,16 @@ impl WatchTable {
             request.users.iter().map(|id| UserRef { hash: hasher.user(id), id: id.clone() }).collect();
         users.sort_unstable_by(|one, other| (one.hash.0, &one.id).cmp(&(other.hash.0, &other.id)));
         users.dedup();
-        let named = request.rooms.iter().map(|watched| (RoomRef::new(watched.room.clone(), hasher), watched.detail));
-        let mut rooms: Vec<(RoomRef, Detail)> = named.collect();
-        rooms.sort_by(|(one, _), (other, _)| (one.hash().0, one.name()).cmp(&(other.hash().0, other.name())));
-        // Of one that is named twice the last holds; the order of the same stays.
-        rooms.reverse();
-        rooms.dedup_by(|(later, _), (first, _)| later == first);
+        let named = request.rooms.iter().enumerate();
+        let mut rooms: Vec<(usize, RoomRef, Detail)> =
+            named.map(|(place, watched)| (place, RoomRef::new(watched.room.clone(), hasher), watched.detail)).collect();
+        // Of one that is named twice the last holds; what is told keeps the order of what was asked.
+        rooms.sort_unstable_by(|(place, room, _), (other_place, other, _)| {
+            (room.hash().0, room.name(), other_place).cmp(&(other.hash().0, other.name(), place))
+        });
+        rooms.dedup_by(|(_, earlier, _), (_, last, _)| earlier == last);
+        rooms.sort_unstable_by_key(|(place, ..)| *place);
+        let rooms: Vec<(RoomRef, Detail)> = rooms.into_iter().map(|(_, room, detail)| (room, detail)).collect();
         self.check(*watcher, &users, &rooms, is_full)?;
 
         let watcher = self.watcher_for(connection, user, watcher);
