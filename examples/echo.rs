@@ -44,6 +44,8 @@ impl Application for Echo {
 
     fn receive(&mut self, _: Now, (): ()) {}
 
+    fn gather_mail(&mut self) {}
+
     fn take_mail(&mut self, _: usize) -> Option<()> {
         None
     }

@@ -143,9 +143,8 @@ impl Exchange {
         self.watch.heard(from as usize, users_until, rooms_until);
     }
 
-    /// What is to be sent to `shard`, if anything.
+    /// What is to be sent to `shard`, if anything; [`Exchange::flush`] comes before.
     pub fn take_mail(&mut self, at: Moment, shard: usize) -> Option<Mail> {
-        self.flush(at);
         let posts = self.outboxes[shard].take()?;
         self.sent_ms[shard] = at.elapsed_ms;
         let (users_until, rooms_until) = (self.partition.horizon(at), self.rooms_until(at));

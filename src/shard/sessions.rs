@@ -333,6 +333,10 @@ impl Application for Sessions {
         self.state.publish();
     }
 
+    fn gather_mail(&mut self) {
+        self.state.exchange.flush(self.state.now.moment());
+    }
+
     fn take_mail(&mut self, shard: usize) -> Option<Mail> {
         let at = self.state.now.moment();
         self.state.exchange.take_mail(at, shard)

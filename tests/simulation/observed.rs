@@ -128,6 +128,10 @@ impl Application for Observed {
         self.inner.receive(now, mail);
     }
 
+    fn gather_mail(&mut self) {
+        self.inner.gather_mail();
+    }
+
     fn take_mail(&mut self, shard: usize) -> Option<Mail> {
         self.inner.take_mail(shard)
     }

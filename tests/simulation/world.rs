@@ -602,6 +602,7 @@ impl World {
 
     fn send_mail(&mut self, shard: usize) -> Result<(), Fault> {
         let shards = self.shards.len();
+        self.shards[shard].core.application_mut().gather_mail();
         for to in 0..shards {
             let waiting: usize = (0..shards).map(|from| self.links[from * shards + to].letters.len()).sum();
             let is_full = waiting >= self.plan.inbox_capacity || self.chance(self.plan.faults.full_inbox);

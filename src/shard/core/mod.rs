@@ -145,6 +145,9 @@ pub trait Application {
     /// Takes what the application of another shard sent.
     fn receive(&mut self, now: Now, mail: Self::Mail);
 
+    /// The turn ends: what it has to say to other shards is gathered. [`Application::take_mail`] follows, for each.
+    fn gather_mail(&mut self);
+
     /// What is to be sent to `shard`, if anything.
     fn take_mail(&mut self, shard: usize) -> Option<Self::Mail>;
 

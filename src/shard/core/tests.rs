@@ -529,6 +529,8 @@ impl Application for Faulty {
 
     fn receive(&mut self, _: Now, (): ()) {}
 
+    fn gather_mail(&mut self) {}
+
     fn take_mail(&mut self, _: usize) -> Option<()> {
         None
     }

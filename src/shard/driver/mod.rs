@@ -33,7 +33,11 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const ANSWERS_PER_CLOCK: u32 = 64;
 
 /// Deliveries that are made before they are written: what they take in the core's buffer is bounded by that.
-const DELIVERIES_PER_STEP: usize = 64;
+const DELIVERIES_PER_STEP: usize = 32;
+
+/// After how long a turn delivers no more, however few it has delivered: messages differ in size, and kernels in what
+/// a write costs.
+const DELIVERY_NS: u64 = 2_000_000;
 
 /// Handshakes that may wait for their turn: beyond that nobody is accepted, and a wave waits in the kernel, where it
 /// costs less and does not grow old against `handshake_timeout`.
@@ -477,10 +481,15 @@ impl<A: Application, T: Transport> Shard<A, T> {
 
     /// Lets the application say what is due of its own accord; what is beyond the turn's budget stays due.
     fn deliver(&mut self, now: Now) {
+        let mut until_ns = None;
         for _ in 0..self.parts.turn.deliveries.div_ceil(DELIVERIES_PER_STEP) {
             let wants_more = self.parts.core.deliver(now, DELIVERIES_PER_STEP);
             self.act(now);
             if !wants_more {
+                return;
+            }
+            let now_ns = self.parts.clock.elapsed_ns();
+            if now_ns >= *until_ns.get_or_insert(now_ns + DELIVERY_NS) {
                 return;
             }
         }
@@ -510,6 +519,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
 
     fn send_mail(&mut self) {
         self.mail_waits = false;
+        self.parts.core.application_mut().gather_mail();
         for shard in 0..self.parts.addresses.len() {
             let (application, address) = (self.parts.core.application_mut(), &self.parts.addresses[shard]);
             if address.is_full() {
