@@ -44,6 +44,10 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
         let users: u64 = shards.iter().map(|shard| shard.users_by_status[index].get()).sum();
         text.labelled(&names::USERS, status.as_str(), users);
     }
+    text.single(&names::WATCHERS, sum(|shard| shard.watchers_current.get()));
+    text.single(&names::WATCHED_USERS, sum(|shard| shard.watched_users_current.get()));
+    text.single(&names::ROOMS, sum(|shard| shard.rooms_current.get()));
+    text.single(&names::ROOM_MEMBERS, sum(|shard| shard.room_members_current.get()));
     text.by_cell(&names::MESSAGES_RECEIVED_TOTAL, RECEIVED_TYPES, shards, |shard| &shard.received);
     text.by_cell(&names::MESSAGES_SENT_TOTAL, SENT_TYPES, shards, |shard| &shard.sent);
     let codes = CLOSE_CODES.iter().map(|code| code.number().to_string()).chain([OTHER_CODE.to_owned()]);

@@ -98,6 +98,14 @@ pub struct ShardMetrics {
     pub users_current: Gauge,
     /// Those users by what they are, in the order of [`Status::ALL`].
     pub users_by_status: [Gauge; Status::ALL.len()],
+    /// Connections of this shard that watch something or are in a room.
+    pub watchers_current: Gauge,
+    /// Pairs of a connection of this shard and a user that it watches.
+    pub watched_users_current: Gauge,
+    /// Rooms of this shard's partition.
+    pub rooms_current: Gauge,
+    /// Pairs of such a room and a user in it.
+    pub room_members_current: Gauge,
     /// Messages from clients, by [`RECEIVED_TYPES`].
     pub received: [Counter; RECEIVED_TYPES.len()],
     /// Messages to clients, by [`SENT_TYPES`].
@@ -160,6 +168,10 @@ impl Default for ShardMetrics {
             admitted_current: Gauge::default(),
             users_current: Gauge::default(),
             users_by_status: Default::default(),
+            watchers_current: Gauge::default(),
+            watched_users_current: Gauge::default(),
+            rooms_current: Gauge::default(),
+            room_members_current: Gauge::default(),
             received: Default::default(),
             sent: Default::default(),
             errors_total: Counter::default(),

@@ -69,6 +69,14 @@ table! {
 
     USERS: Gauge, "rollcall_users", Some("status"), "users",
         "Users with at least one open connection, by status.";
+    WATCHERS: Gauge, "rollcall_watchers", None, "connections",
+        "Open connections that watch something or are in a room.";
+    WATCHED_USERS: Gauge, "rollcall_watched_users", None, "pairs",
+        "Pairs of a connection and a user that it watches.";
+    ROOMS: Gauge, "rollcall_rooms", None, "rooms",
+        "Rooms that somebody is in, watches, or has lately left.";
+    ROOM_MEMBERS: Gauge, "rollcall_room_members", None, "pairs",
+        "Pairs of a room and a user in it.";
     MESSAGES_RECEIVED_TOTAL: Counter, "rollcall_messages_received_total", Some("type"), "messages",
         "Messages from clients, by type.";
     MESSAGES_SENT_TOTAL: Counter, "rollcall_messages_sent_total", Some("type"), "messages",

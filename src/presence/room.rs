@@ -206,6 +206,16 @@ impl Rooms {
         self.clock.horizon(at.unix_ms)
     }
 
+    /// How many rooms there are: those that somebody is in, watches, or has lately left.
+    pub fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Pairs of a room and a user in it.
+    pub fn members(&self) -> usize {
+        self.sources.iter().map(|&members| members as usize).sum()
+    }
+
     /// How many are in a room, as others see it.
     pub fn count(&self, room: &RoomRef) -> usize {
         self.find(room).map_or(0, |room| self.rooms[room].members.len())

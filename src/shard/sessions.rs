@@ -335,6 +335,11 @@ impl Application for Sessions {
 
     fn gather_mail(&mut self) {
         self.state.exchange.flush(self.state.now.moment());
+        let (exchange, metrics) = (&self.state.exchange, &self.state.metrics);
+        metrics.watchers_current.set(exchange.watch.watchers() as u64);
+        metrics.watched_users_current.set(exchange.watch.edges() as u64);
+        metrics.rooms_current.set(exchange.rooms.rooms() as u64);
+        metrics.room_members_current.set(exchange.rooms.members() as u64);
     }
 
     fn take_mail(&mut self, shard: usize) -> Option<Mail> {
