@@ -143,19 +143,21 @@ pub trait Application {
     fn writable(&mut self, _now: Now, _connection: ConnectionId, _session: &mut Self::Session) {}
 
     /// Takes what the application of another shard sent.
-    fn receive(&mut self, now: Now, mail: Self::Mail);
+    fn receive(&mut self, _now: Now, _mail: Self::Mail) {}
 
     /// The turn ends: what it has to say to other shards is gathered. [`Application::take_mail`] follows, for each.
-    fn gather_mail(&mut self);
+    fn gather_mail(&mut self) {}
 
     /// What is to be sent to `shard`, if anything.
-    fn take_mail(&mut self, shard: usize) -> Option<Self::Mail>;
+    fn take_mail(&mut self, _shard: usize) -> Option<Self::Mail> {
+        None
+    }
 
     /// `shard` has no room: what waits for it keeps waiting, and is asked for again.
-    fn hold_mail(&mut self, shard: usize);
+    fn hold_mail(&mut self, _shard: usize) {}
 
     /// Takes back what `shard` turned out to have no room for; it is asked for again.
-    fn return_mail(&mut self, shard: usize, mail: Self::Mail);
+    fn return_mail(&mut self, _shard: usize, _mail: Self::Mail) {}
 }
 
 /// How an upgraded connection begins.

@@ -526,18 +526,6 @@ impl Application for Faulty {
     }
 
     fn ended(&mut self, _: Now, _: ConnectionId, (): (), _: Ending) {}
-
-    fn receive(&mut self, _: Now, (): ()) {}
-
-    fn gather_mail(&mut self) {}
-
-    fn take_mail(&mut self, _: usize) -> Option<()> {
-        None
-    }
-
-    fn hold_mail(&mut self, _: usize) {}
-
-    fn return_mail(&mut self, _: usize, (): ()) {}
 }
 
 #[test]
