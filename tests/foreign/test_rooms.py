@@ -73,6 +73,8 @@ def test_a_member_in_its_grace_is_a_member():
         join(ana, "hall")
         join(bob, "hall")
         watcher.watch(rooms=["hall"])
+        # An ACK says that a JOIN is on its way: the room may hear of it after it was asked who is there.
+        watcher.until(lambda: watcher.rooms["hall"]["count"] == 2)
         cut(ana)
         watcher.hears_nothing(0.5)
         with Watcher(server, "userId=late") as late:

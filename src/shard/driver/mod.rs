@@ -43,6 +43,13 @@ const DELIVERY_NS: u64 = 2_000_000;
 /// costs less and does not grow old against `handshake_timeout`.
 const HANDSHAKES_WAITING_MAX: usize = 1024;
 
+/// After how long a turn takes no more of poll's events; the rest is for the next, once inbox and timers have had
+/// their turn. A thousand events are a thousand heartbeats, or a thousand ends, which cost far more.
+const EVENTS_NS: u64 = 2_500_000;
+
+/// Events between two looks at the clock.
+const EVENTS_PER_CLOCK: usize = 16;
+
 /// Connections that are closed in one turn while draining.
 const DRAIN_BUDGET: usize = 256;
 
@@ -189,30 +196,27 @@ impl<A: Application, T: Transport> Shard<A, T> {
     /// When poll fails, which is a fault of this program or the end of the kernel's memory.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(self.parts.turn.event_batch);
+        // Where the last turn left off among the events.
+        let mut left_off = None;
         loop {
-            let timeout = self.timeout();
-            self.metrics.turn_began_ms.set(0);
-            match self.parts.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => self.parts.inbox.wake_up(),
+            if left_off.is_none() {
+                let timeout = self.timeout();
+                self.metrics.turn_began_ms.set(0);
+                match self.parts.poll.poll(&mut events, timeout) {
+                    Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                    _ => self.parts.inbox.wake_up(),
+                }
             }
             let now = self.parts.clock.now();
             self.metrics.turn_began_ms.set(now.unix_ms);
             self.clocked_ns = now.elapsed_ns;
 
             self.empty_inbox(now);
-            self.serve_ready(now);
-            let mut ahead = events.iter().skip(1);
-            for event in &events {
-                if let Some(next) = ahead.next() {
-                    self.parts.core.prefetch(connection_of(next.token()));
-                }
-                match event.token() {
-                    WAKER => {}
-                    LISTENER => self.accepting = self.accepting.woken(),
-                    token => self.serve(now, connection_of(token), event),
-                }
+            // Who floods has one share for each poll, however many turns its events take.
+            if left_off.is_none() {
+                self.serve_ready(now);
             }
+            left_off = self.serve_events(now, &events, left_off.unwrap_or(0));
             self.serve_handshakes(now);
             self.accept(now);
             self.tick(now);
@@ -276,6 +280,27 @@ impl<A: Application, T: Transport> Shard<A, T> {
             let Some(mail) = self.parts.inbox.next_mail() else { break };
             self.parts.core.application_mut().receive(now, mail);
         }
+    }
+
+    /// Serves the events from the place `from` on; the place at which the next turn goes on, if any are left.
+    fn serve_events(&mut self, now: Now, events: &Events, from: usize) -> Option<usize> {
+        let until_ns = self.parts.clock.elapsed_ns() + EVENTS_NS;
+        let mut ahead = events.iter().skip(from + 1);
+        for (place, event) in events.iter().enumerate().skip(from) {
+            let looks_at_clock = place > from && (place - from).is_multiple_of(EVENTS_PER_CLOCK);
+            if looks_at_clock && self.parts.clock.elapsed_ns() >= until_ns {
+                return Some(place);
+            }
+            if let Some(next) = ahead.next() {
+                self.parts.core.prefetch(connection_of(next.token()));
+            }
+            match event.token() {
+                WAKER => {}
+                LISTENER => self.accepting = self.accepting.woken(),
+                token => self.serve(now, connection_of(token), event),
+            }
+        }
+        None
     }
 
     fn serve(&mut self, now: Now, connection: ConnectionId, event: &Event) {
