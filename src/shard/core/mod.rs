@@ -491,7 +491,10 @@ impl<A: Application, S> Core<A, S> {
                         return Some(Output::Write { connection, socket, bytes });
                     }
                 }
-                Effect::ShutdownWrite(connection) if self.is_current(connection) => {
+                // Of what was written in one step the last may wait, though what came before was taken whole.
+                Effect::ShutdownWrite(connection)
+                    if self.is_current(connection) && self.pending_bytes(connection) == 0 =>
+                {
                     return Some(Output::ShutdownWrite(&mut self.connections[connection.index].socket));
                 }
                 Effect::Close(socket) => return Some(Output::Close(socket)),

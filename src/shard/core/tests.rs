@@ -88,7 +88,7 @@ pub fn upgrade(query: &str) -> String {
     )
 }
 
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
         0..=125 => bytes.push(0x80 | payload.len() as u8),

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::Input;
 use super::tests::{Heard, World};
 use crate::config::Config;
 
@@ -435,4 +436,30 @@ fn a_room_too_large_to_name_brings_who_joined_since() {
     assert_eq!(state["complete"], json!(false));
     assert_eq!((&state["rooms"][0]["count"], &state["rooms"][0]["truncated"]), (&json!(13), &json!(true)));
     assert_eq!(statuses(&state["rooms"][0]["members"]), [pair("ana", "online")]);
+}
+
+#[test]
+fn a_close_that_is_taken_in_part_is_taken_whole_before_the_end_though_what_came_before_it_was() {
+    let mut world = World::new(&Config::default());
+    let bob = world.driver.connect(None);
+    world.driver.send(bob, super::tests::upgrade("userId=bob").as_bytes());
+    let received = String::from_utf8_lossy(&world.driver.peers[bob].received).into_owned();
+    let connect: Value = serde_json::from_str(&received[received.find('{').unwrap()..]).unwrap();
+    world.driver.peers[bob].received.clear();
+    // Two states in two steps, and with the second the close of a connection that another has replaced.
+    for _ in 0..2 {
+        let mut bytes = super::tests::frame(0x81, br#"{"type":"WATCH","payload":{"users":["ana"]}}"#);
+        let connection = world.driver.peers[bob].connection;
+        world.driver.step(Input::Received { connection, bytes: &mut bytes });
+    }
+    world.driver.core.deliver(world.driver.now, 16);
+    world.driver.act();
+    let state_bytes = world.driver.peers[bob].received.len();
+    world.driver.peers[bob].room = state_bytes + 10;
+    let again = world.driver.connect(None);
+    let query = format!("userId=bob&session={}", word(&connect["payload"]["sessionId"]));
+    world.driver.send(again, super::tests::upgrade(&query).as_bytes());
+    assert!(world.driver.peers[bob].received.len() == 2 * state_bytes + 10 && !world.driver.peers[bob].told_end);
+    world.driver.make_room(bob, usize::MAX);
+    assert!(matches!(world.heard(bob).last(), Some(Heard::Close(4409, _))) && world.driver.peers[bob].told_end);
 }
