@@ -8,7 +8,6 @@ use super::snapshot::{RoomRest, Snapshot};
 use super::tables::{FollowedRoom, LogEntry, RoomEdge, is_own};
 use super::{Moment, Said, Told, WatchTable};
 use crate::breaks::{Break, is_on};
-use crate::presence::room::COUNT_INTERVAL_MS;
 use crate::protocol::cursor::{Cursor, Version};
 use crate::protocol::frame;
 use crate::protocol::message::Detail;
@@ -18,10 +17,6 @@ use crate::protocol::user_id::UserId;
 
 /// The most bytes of a message's payload: below 64 KiB with what follows its lists.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024 - 256;
-
-/// How much older than the cursor a count may be that was told with it, in milliseconds: a count is told once a second
-/// at most, here and by its partition.
-const COUNT_LAG_MS: u64 = 2 * COUNT_INTERVAL_MS;
 
 /// Changes that are told in one message, or in several where they are too many.
 #[derive(Debug, Default)]
@@ -140,13 +135,12 @@ impl WatchTable {
             });
             let is_named = edge.detail == Detail::Full;
             let is_truncated = record.is_truncated && is_named;
-            let count_moved =
-                record.version > Version::at_ms(since.unwrap_or_default().unix_ms().saturating_sub(COUNT_LAG_MS));
+            // A count is told a while after it was true, so a cursor does not say which one is known.
             let is_worth_telling = since.is_none()
                 || !rest.members.is_empty()
                 || !rest.left.is_empty()
                 || record.version > since.unwrap_or_default()
-                || count_moved && !record.names_members_to(edge);
+                || !record.names_members_to(edge);
             if is_worth_telling || !begins {
                 let named = (is_named && (since.is_none() || !rest.members.is_empty())).then_some("members");
                 let list = (named, &mut rest.members);

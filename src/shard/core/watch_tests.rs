@@ -439,6 +439,27 @@ fn a_room_too_large_to_name_brings_who_joined_since() {
 }
 
 #[test]
+fn a_count_that_was_not_told_yet_is_told_whatever_the_cursor_says() {
+    let mut world = World::new(&Config::default());
+    let (ana, bob, eve) = (world.client("userId=ana"), world.client("userId=bob"), world.client("userId=eve"));
+    let counted = json!({ "rooms": [{ "room": "lobby", "detail": "count" }] });
+    watch(&mut world, bob, &counted);
+    for peer in [ana, eve] {
+        world.say(peer, r#"{"type":"JOIN","payload":{"room":"lobby"}}"#);
+    }
+    // The clock is set, and so all that was told before seems long ago.
+    world.driver.now.unix_ms += 3_600_000;
+    let state = watch(&mut world, bob, &counted);
+    assert_eq!(state["rooms"], json!([{ "room": "lobby", "count": 1 }]));
+    world.driver.end(bob);
+    world.driver.pass(2_000);
+    let bob = world.client("userId=bob");
+    let since = json!({ "rooms": counted["rooms"], "since": state["cursor"] });
+    let state = watch(&mut world, bob, &since);
+    assert_eq!((&state["rooms"], &state["complete"]), (&json!([{ "room": "lobby", "count": 2 }]), &json!(false)));
+}
+
+#[test]
 fn a_close_that_is_taken_in_part_is_taken_whole_before_the_end_though_what_came_before_it_was() {
     let mut world = World::new(&Config::default());
     let bob = world.driver.connect(None);
