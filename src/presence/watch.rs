@@ -15,6 +15,8 @@
 mod frames;
 mod snapshot;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -335,8 +337,10 @@ impl WatchTable {
         let record = &mut self.users[user];
         record.asked = record.asked.saturating_sub(news.answers);
         let version = |own: &Option<Arc<Told>>| own.as_ref().map(|own| own.version);
-        let own_changed = version(&record.own) != version(&news.own);
+        let own_before = version(&record.own);
         record.own = news.own;
+        record.forget_stale_own();
+        let own_changed = own_before != version(&record.own);
         if !self.renew(at, user, &news.told) && own_changed {
             self.mark_watchers(at, user, true);
         }
@@ -773,6 +777,7 @@ impl WatchTable {
             known => known.as_ref().map(|known| known.held_bytes()),
         };
         record.told = Some(Arc::clone(told));
+        record.forget_stale_own();
         self.told_bytes += told.held_bytes();
         self.told_bytes -= before.unwrap_or(0);
         if before.is_none() {
