@@ -50,6 +50,8 @@ pub struct Socket {
     pub is_heard: bool,
     /// The messages that the client sent whole and the application has not taken.
     pub said: VecDeque<Said>,
+    /// When it last took a byte of the server's.
+    pub taken_ms: u64,
     /// When a byte last came into the server's kernel.
     pub byte_ms: u64,
     /// When a whole message last did.

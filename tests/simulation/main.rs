@@ -6,6 +6,7 @@
 //! SEEDS=7 STEPS=2000 cargo test --profile simulation --test simulation every_seed -- --nocapture
 //! SEEDS=0..5000 …        a range
 //! FAILURES=20 …          go on until so many have failed
+//! TRACE=4000 …           print more of what led there
 //! ```
 //!
 //! Seeds mean the same in all builds; another plan ([`plan`]) makes others of them.
@@ -28,8 +29,8 @@ use std::time::Instant;
 
 use world::{Fault, World};
 
-/// How many lines of what led to a failure are printed.
-const TRACE_LINES: usize = 300;
+/// How many lines of what led to a failure are printed where nobody says otherwise.
+const TRACE_LINES: u64 = 300;
 
 /// What came of a run.
 struct Outcome {
@@ -80,14 +81,15 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
     }
 }
 
-fn steps(usual: u64) -> u64 {
-    std::env::var("STEPS").map_or(usual, |text| text.parse().expect("STEPS is a number"))
+/// The number in a variable of the environment, or else the usual one.
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number is asked for"))
 }
 
 fn explore(seeds: Range<u64>, steps: u64) {
     let began = Instant::now();
     let (mut all_steps, mut simulated_ms, mut failed) = (0, 0, Vec::new());
-    let failures_max: usize = std::env::var("FAILURES").map_or(1, |text| text.parse().expect("a number"));
+    let failures_max = number("FAILURES", 1) as usize;
     for seed in seeds.clone() {
         let outcome = run(seed, steps, false);
         all_steps += outcome.steps;
@@ -109,7 +111,8 @@ fn explore(seeds: Range<u64>, steps: u64) {
     );
     let Some((seed, _)) = failed.first() else { return };
     let outcome = run(*seed, steps, true);
-    for line in outcome.trace.iter().skip(outcome.trace.len().saturating_sub(TRACE_LINES)) {
+    let lines = number("TRACE", TRACE_LINES) as usize;
+    for line in outcome.trace.iter().skip(outcome.trace.len().saturating_sub(lines)) {
         println!("{line}");
     }
     for (seed, fault) in &failed {
@@ -126,7 +129,7 @@ const USUAL: (u64, u64) = if cfg!(feature = "deliberate-breaks") { (1_000, 2_000
 
 #[test]
 fn every_seed_keeps_every_invariant() {
-    explore(seeds(0..USUAL.0), steps(USUAL.1));
+    explore(seeds(0..USUAL.0), number("STEPS", USUAL.1));
 }
 
 /// Each deliberate fault is found within a thousand seeds, most by one of the first ten.
@@ -138,7 +141,7 @@ fn every_deliberate_break_is_found() {
     for fault in Break::ALL {
         let found = seeds(0..1_000).find_map(|seed| {
             turn_on(Some(fault));
-            let outcome = run(seed, steps(2_000), false);
+            let outcome = run(seed, number("STEPS", 2_000), false);
             turn_on(None);
             outcome.fault.map(|what| (seed, what))
         });

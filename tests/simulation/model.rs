@@ -273,7 +273,12 @@ impl Model {
                 .places
                 .retain(|place| place.phase != Phase::Kept || elapsed_ms < place.ended_ms + resume_ms);
             let is_due = |place: &Place| place.phase == Phase::Grace && place.ended_ms + grace_ms <= elapsed_ms;
-            while let Some(index) = self.users[user].places.iter().position(is_due) {
+            // Of those that end in the same millisecond the end that was heard of first is the first.
+            let first_due = |places: &[Place]| {
+                let due = (0..places.len()).filter(|&index| is_due(&places[index]));
+                due.min_by_key(|&index| (places[index].ended_ms, places[index].stamp))
+            };
+            while let Some(index) = first_due(&self.users[user].places) {
                 let before = self.view(user);
                 self.keep(elapsed_ms, user, index);
                 self.settle(unix_ms, user, before);

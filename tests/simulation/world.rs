@@ -189,7 +189,7 @@ impl World {
     pub fn note(&mut self, line: String) {
         let at = self.now.elapsed_ms();
         if let Some(trace) = &mut self.trace {
-            if trace.len() > 4_000 {
+            if trace.len() > 40_000 {
                 trace.pop_front();
             }
             trace.push_back(format!("{at:>9} ms  {line}"));
@@ -348,7 +348,12 @@ impl World {
             Stage::Open if !client.is_mute => Some(client.next_beat_ms),
             _ => None,
         });
-        let is_busy = !self.heard.is_empty() || self.shards.iter().any(Shard::has_socket_work);
+        let has_room = |&socket: &Connection| {
+            let socket = &self.sockets[socket as usize];
+            !socket.closed && socket.to_client.len() < socket.capacity
+        };
+        let is_writable = self.shards.iter().any(|shard| shard.full.iter().any(has_room));
+        let is_busy = is_writable || !self.heard.is_empty() || self.shards.iter().any(Shard::has_socket_work);
         let now_ms = self.now_ms();
         // Mail that found no room is offered again in a millisecond, as by the driver.
         let held = self.links.iter().any(|link| link.is_held).then_some(now_ms + 1);
@@ -674,6 +679,9 @@ impl World {
                     if peer.cut == Cut::None && taken > 0 && !std::mem::replace(&mut peer.is_heard, true) {
                         heard.push(number);
                     }
+                    if taken > 0 {
+                        peer.taken_ms = now.elapsed_ms();
+                    }
                     if taken < bytes.len() && !std::mem::replace(&mut peer.is_full, true) {
                         record.full.push(number);
                     }
@@ -885,6 +893,7 @@ impl World {
             is_readable: true,
             is_heard: false,
             said: VecDeque::new(),
+            taken_ms: now_ms,
             byte_ms: now_ms,
             message_ms: now_ms,
             silence_ms,

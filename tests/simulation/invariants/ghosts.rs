@@ -6,9 +6,16 @@ use crate::model::End;
 /// How long a client may say nothing at all, in milliseconds: `probe_after` and `probe_timeout`.
 const PROBED_MS: u64 = 55_000;
 
+/// How long a client may take nothing of what waits for it, in milliseconds: `send_timeout`.
+const SEND_TIMEOUT_MS: u64 = 60_000;
+
 /// A client that has vanished must have been found out by now.
 pub fn is_in_time(socket: &Socket, now_ms: u64, slack_ms: u64) -> Result<(), String> {
-    let due_ms = (socket.byte_ms + PROBED_MS).min(socket.message_ms + socket.silence_ms);
+    let mut due_ms = (socket.byte_ms + PROBED_MS).min(socket.message_ms + socket.silence_ms);
+    // Who does not take its answers is not read, and is judged by what it takes alone.
+    if socket.to_client.len() >= socket.capacity {
+        due_ms = due_ms.max(socket.taken_ms + SEND_TIMEOUT_MS);
+    }
     if now_ms > due_ms + slack_ms {
         return Err(format!("a ghost: gone since {} ms, and {now_ms} ms is late: {socket:?}", socket.byte_ms));
     }
