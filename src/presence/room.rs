@@ -3,11 +3,12 @@
 //! A user's partition says when the user comes into a room and leaves it, as far as others may see, and how it is
 //! while it is there. A step costs the same however many are in a room, but for the logarithm of their order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use super::change::{
-    ByUserId, Depth, Moment, NameHash, Post, Posts, RoomEvent, RoomNews, RoomQuestion, RoomRef, RoomState, Told,
+    ByUserId, Depth, Moment, Post, Posts, RoomEvent, RoomNews, RoomQuestion, RoomRef, RoomState, Told,
 };
 use super::clock::VersionClock;
 use super::index::Index;
@@ -44,8 +45,8 @@ pub struct Rooms {
     members_by_hash: Index,
     /// Rooms in which something happened that was not told yet.
     news: Vec<u32>,
-    /// When which room's count may be told again, in that order.
-    counts: VecDeque<(u64, NameHash)>,
+    /// When which room's count may be told again, the earliest first: by the hash of the room.
+    counts: BinaryHeap<Reverse<(u64, u64)>>,
     /// Rooms from which somebody left, in the order of the leaving, each with the time of it.
     departures: VecDeque<(u64, u32)>,
     /// What is not known any more has at most this version.
@@ -106,7 +107,7 @@ impl Rooms {
             members: Slab::default(),
             members_by_hash: Index::default(),
             news: Vec::new(),
-            counts: VecDeque::new(),
+            counts: BinaryHeap::new(),
             departures: VecDeque::new(),
             floor: Version::default(),
         }
@@ -167,11 +168,11 @@ impl Rooms {
 
     /// Does what is due by now.
     pub fn tick(&mut self, at: Moment, posts: &mut Posts) {
-        while let Some(&(due_ms, hash)) = self.counts.front()
+        while let Some(&Reverse((due_ms, hash))) = self.counts.peek()
             && due_ms <= at.elapsed_ms
         {
-            self.counts.pop_front();
-            let waits = self.rooms_by_hash.find(hash.0, |room| self.rooms[room].room.hash() == hash);
+            self.counts.pop();
+            let waits = self.rooms_by_hash.find(hash, |room| self.rooms[room].room.hash().0 == hash);
             if let Some(room) = waits.filter(|&room| self.rooms[room].count_waits) {
                 self.rooms[room].count_waits = false;
                 self.tell_count(at, room, posts);
@@ -186,7 +187,7 @@ impl Rooms {
 
     /// When [`Rooms::tick`] has something to do next, in milliseconds since the process began to serve.
     pub fn deadline_ms(&self) -> Option<u64> {
-        let count = self.counts.front().map(|&(due_ms, _)| due_ms);
+        let count = self.counts.peek().map(|&Reverse((due_ms, _))| due_ms);
         let departure = self.departures.front().map(|&(left_ms, _)| left_ms + self.terms.history_ms);
         [count, departure].into_iter().flatten().min()
     }
@@ -357,7 +358,7 @@ impl Rooms {
         let due_ms = record.counted_ms + COUNT_INTERVAL_MS;
         if record.counted_ms > 0 && at.elapsed_ms < due_ms {
             record.count_waits = true;
-            self.counts.push_back((due_ms, record.room.hash()));
+            self.counts.push(Reverse((due_ms, record.room.hash().0)));
             return;
         }
         record.counted_ms = at.elapsed_ms.max(1);

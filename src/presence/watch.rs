@@ -18,7 +18,8 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -88,8 +89,8 @@ pub struct WatchTable {
     due: VecDeque<(u64, WatcherId)>,
     /// Connections that are read again.
     released: Vec<ConnectionKey>,
-    /// Rooms whose count may be told again, and when, in that order.
-    counts: VecDeque<(u64, u32, RoomRef)>,
+    /// When which room's count may be told again, the earliest first.
+    counts: BinaryHeap<Reverse<(u64, u32)>>,
     /// For each partition, how many users and how many rooms are followed there.
     follows: Vec<(u32, u32)>,
     /// For each partition, up to which version it has told all about users, and about rooms.
@@ -155,7 +156,7 @@ impl WatchTable {
             ready: VecDeque::new(),
             due: VecDeque::new(),
             released: Vec::new(),
-            counts: VecDeque::new(),
+            counts: BinaryHeap::new(),
             shared: Vec::new(),
             scratch: Vec::new(),
             stamp: 0,
@@ -448,12 +449,13 @@ impl WatchTable {
 
     /// Does what is due by now.
     pub fn tick(&mut self, at: Moment) {
-        while let Some((due_ms, ..)) = self.counts.front()
-            && *due_ms <= at.elapsed_ms
+        while let Some(&Reverse((due_ms, room))) = self.counts.peek()
+            && due_ms <= at.elapsed_ms
         {
-            let Some((_, room, name)) = self.counts.pop_front() else { return };
+            self.counts.pop();
+            // Another room may be there by now, with a time of its own.
             let is_due = |record: &&mut FollowedRoom| {
-                record.room == name && record.count_waits && record.released_ms + COUNT_INTERVAL_MS <= at.elapsed_ms
+                record.count_waits && record.released_ms + COUNT_INTERVAL_MS <= at.elapsed_ms
             };
             if let Some(record) = self.rooms.get_mut(room).filter(is_due) {
                 record.count_waits = false;
@@ -468,7 +470,7 @@ impl WatchTable {
             return Some(0);
         }
         let due = self.due.front().map(|&(due_ms, _)| due_ms);
-        let count = self.counts.front().map(|&(due_ms, ..)| due_ms);
+        let count = self.counts.peek().map(|&Reverse((due_ms, _))| due_ms);
         [due, count].into_iter().flatten().min()
     }
 
@@ -942,7 +944,7 @@ impl WatchTable {
             return self.release_count(at, room);
         }
         record.count_waits = true;
-        self.counts.push_back((due_ms, room, record.room.clone()));
+        self.counts.push(Reverse((due_ms, room)));
     }
 
     fn release_count(&mut self, at: Moment, room: u32) {

@@ -95,6 +95,7 @@ fn explore(seeds: Range<u64>, steps: u64) {
         all_steps += outcome.steps;
         simulated_ms += outcome.simulated_ms;
         if let Some(fault) = outcome.fault {
+            println!("seed {seed}: {fault}");
             failed.push((seed, fault));
             if failed.len() >= failures_max {
                 break;
@@ -109,15 +110,13 @@ fn explore(seeds: Range<u64>, steps: u64) {
         simulated_ms as f64 / 1e3,
         simulated_ms as f64 / 1e3 / seconds,
     );
-    let Some((seed, _)) = failed.first() else { return };
+    let Some((seed, fault)) = failed.first() else { return };
     let outcome = run(*seed, steps, true);
     let lines = number("TRACE", TRACE_LINES) as usize;
     for line in outcome.trace.iter().skip(outcome.trace.len().saturating_sub(lines)) {
         println!("{line}");
     }
-    for (seed, fault) in &failed {
-        println!("seed {seed}: {fault}");
-    }
+    println!("seed {seed}: {fault}");
     panic!(
         "seed {seed}; replay it: SEEDS={seed} STEPS={steps} cargo test --profile simulation --test simulation every_seed"
     );

@@ -5,13 +5,12 @@ use super::*;
 use crate::protocol::message::WatchedRoom;
 use crate::protocol::status::PresenceStatus;
 
-const AT: Moment = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
-
 /// Shard 0 of two, and one watcher on it.
 struct World {
     table: WatchTable,
     hasher: NameHasher,
     watcher: u32,
+    at: Moment,
 }
 
 impl World {
@@ -26,7 +25,8 @@ impl World {
             process: 7,
             began: Version::default(),
         };
-        Self { table: WatchTable::new(0, terms), hasher: NameHasher::default(), watcher: NONE }
+        let at = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
+        Self { table: WatchTable::new(0, terms), hasher: NameHasher::default(), watcher: NONE, at }
     }
 
     fn user(&self, name: &str) -> UserRef {
@@ -38,39 +38,57 @@ impl World {
         Arc::new(Told::new(self.user(name), Version(version), status, None, Some(version), None))
     }
 
-    /// A connection of ana's watches a user and a room.
-    fn watch(&mut self, user: &str, room: &str) {
-        let room = WatchedRoom { room: RoomName::parse(room).unwrap(), detail: Detail::Full };
-        let request = Watch { users: vec![self.user(user).id], rooms: vec![room], since: None };
+    fn room(&self, name: &str) -> RoomRef {
+        RoomRef::new(RoomName::parse(name).unwrap(), &self.hasher)
+    }
+
+    /// A connection of ana's watches users and a room.
+    fn watch(&mut self, users: &[&str], room: &str, detail: Detail) {
+        let room = WatchedRoom { room: RoomName::parse(room).unwrap(), detail };
+        let users = users.iter().map(|name| self.user(name).id).collect();
+        let request = Watch { users, rooms: vec![room], since: None };
         let (connection, ana) = (ConnectionKey { shard: 0, index: 0, generation: 0 }, self.user("ana").hash);
-        let (hasher, posts) = (&self.hasher, &mut Posts::default());
-        self.table.watch(AT, connection, ana, &mut self.watcher, &request, None, false, hasher, posts).unwrap();
+        let (at, hasher, posts) = (self.at, &self.hasher, &mut Posts::default());
+        self.table.watch(at, connection, ana, &mut self.watcher, &request, None, false, hasher, posts).unwrap();
     }
 
     fn user_told(&mut self, told: Arc<Told>, own: Option<Arc<Told>>, answers: u32) {
-        self.table.user_told(AT, UserNews { told, own, answers }, &mut Posts::default());
+        self.table.user_told(self.at, UserNews { told, own, answers }, &mut Posts::default());
     }
 
-    /// The room's partition answers, with one member.
-    fn room_told(&mut self, room: &str, member: Arc<Told>) {
-        let version = member.version;
+    /// The room's partition answers.
+    fn room_told(&mut self, room: &str, depth: Depth, members: &[Arc<Told>]) {
         let state = RoomState {
-            room: RoomRef::new(RoomName::parse(room).unwrap(), &self.hasher),
-            version,
-            count: 1,
-            members: vec![(member, version)],
+            room: self.room(room),
+            version: Version(9),
+            count: members.len(),
+            members: members.iter().map(|member| (Arc::clone(member), member.version)).collect(),
             is_truncated: false,
             left: Vec::new(),
             since: None,
             forgot: false,
-            answers: Some(Depth::Full),
+            answers: Some(depth),
         };
-        self.table.room_state(AT, state, &mut Posts::default());
+        self.table.room_state(self.at, state, &mut Posts::default());
+    }
+
+    /// The room's partition tells that so many are there.
+    fn counted(&mut self, room: &str, count: usize) {
+        let (room, version) = (self.room(room), Version(10));
+        let news = RoomNews { room, version, count, is_truncated: false, events: Vec::new() };
+        self.table.room_news(self.at, &news, &mut Posts::default());
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.at.elapsed_ms += ms;
+        self.at.unix_ms += ms;
+        self.table.tick(self.at);
     }
 
     fn deliver(&mut self) -> String {
         let mut out = Vec::new();
-        self.table.deliver(AT, self.watcher, &Timestamp::from_unix_ms(AT.unix_ms), &mut out);
+        self.table.begin_step();
+        self.table.deliver(self.at, self.watcher, &Timestamp::from_unix_ms(self.at.unix_ms), &mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 }
@@ -78,13 +96,13 @@ impl World {
 #[test]
 fn who_is_seen_again_in_a_room_is_invisible_to_its_own_connections_no_more() {
     let mut world = World::new();
-    world.watch("ana", "lobby");
+    world.watch(&["ana"], "lobby", Detail::Full);
     world.user_told(
         world.told("ana", 2, PresenceStatus::Offline),
         Some(world.told("ana", 3, PresenceStatus::Invisible)),
         1,
     );
-    world.room_told("lobby", world.told("ana", 4, PresenceStatus::Online));
+    world.room_told("lobby", Depth::Full, &[world.told("ana", 4, PresenceStatus::Online)]);
     let state = world.deliver();
     assert!(state.matches(r#""status":"online""#).count() == 2 && !state.contains("invisible"), "{state}");
     // What her partition told before comes late, and changes nothing.
@@ -94,4 +112,25 @@ fn who_is_seen_again_in_a_room_is_invisible_to_its_own_connections_no_more() {
         0,
     );
     assert_eq!(world.deliver(), "");
+}
+
+#[test]
+fn a_count_is_told_a_second_after_the_last_one_of_its_room_whatever_waits_for_others() {
+    let mut world = World::new();
+    for room in ["first", "second"] {
+        world.watch(&[], room, Detail::Count);
+        world.room_told(room, Depth::Count, &[]);
+        world.deliver();
+        world.counted(room, 1);
+        assert!(world.deliver().contains(r#""count":1"#));
+        world.pass(300);
+    }
+    world.counted("second", 2);
+    world.counted("first", 2);
+    assert_eq!(world.deliver(), "");
+    world.pass(400);
+    let change = world.deliver();
+    assert!(change.contains(r#""room":"first","count":2"#) && !change.contains("second"), "{change}");
+    world.pass(300);
+    assert!(world.deliver().contains(r#""room":"second","count":2"#));
 }
