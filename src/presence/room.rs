@@ -166,6 +166,11 @@ impl Rooms {
         }
     }
 
+    /// Whether [`Rooms::flush`] has something to tell.
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
     /// Does what is due by now.
     pub fn tick(&mut self, at: Moment, posts: &mut Posts) {
         while let Some(&Reverse((due_ms, hash))) = self.counts.peek()

@@ -255,6 +255,23 @@ impl WatchTable {
         self.wake_if_ready(watcher);
     }
 
+    /// The users that a watcher watches.
+    pub fn watched_users(&self, watcher: u32) -> impl Iterator<Item = &UserId> {
+        let edges = self.watchers.get(watcher).map(|record| &record.users[..]).unwrap_or_default();
+        edges.iter().map(|edge| &self.users[edge.user].user.id)
+    }
+
+    /// The rooms that a watcher watches, each with how much of it is told.
+    pub fn watched_rooms(&self, watcher: u32) -> impl Iterator<Item = (&RoomName, Detail)> {
+        let edges = self.watchers.get(watcher).map(|record| &record.rooms[..]).unwrap_or_default();
+        edges.iter().map(|edge| (self.rooms[edge.room].room.name(), edge.detail))
+    }
+
+    /// The rooms that a watcher's connection is in, as far as this shard has heard.
+    pub fn joined(&self, watcher: u32) -> &[RoomRef] {
+        self.watchers.get(watcher).map(|record| &record.joined[..]).unwrap_or_default()
+    }
+
     /// Notes that a connection is in a room.
     ///
     /// # Errors

@@ -91,6 +91,9 @@ pub enum InvalidMessage {
         /// Why, as a sentence.
         reason: &'static str,
     },
+    /// A newer token that grants less than what was watched and joined; what it does not grant was left.
+    #[error("Your new token does not grant all that you watched and were in; what it does not grant was left.")]
+    Narrowed,
     /// What the message asks to keep is more than `memory_limit` leaves room for. No fault of the client's.
     #[error("The server is full: `memory_limit` leaves no room for more; try again later.")]
     ServerFull,
@@ -168,7 +171,7 @@ impl fmt::Display for Field {
 }
 
 /// Every ERROR code with the sentence of the README's table, in the order of the metric's cells.
-pub const ERROR_CODES: [(&str, &str); 18] = [
+pub const ERROR_CODES: [(&str, &str); 19] = [
     ("NOT_JSON", "the message is not valid JSON"),
     ("NOT_AN_OBJECT", "the message is JSON, but not an object"),
     ("TYPE_MISSING", "the field `type` is missing"),
@@ -187,6 +190,7 @@ pub const ERROR_CODES: [(&str, &str); 18] = [
     ("FORBIDDEN", "the token does not grant what the message asks for; nothing changed"),
     ("BAD_TOKEN", "the token of AUTH is not accepted; what was granted before stays"),
     ("SERVER_FULL", "the server has no memory for what the message asks it to keep"),
+    ("NARROWED", "the new token of AUTH grants less; what was watched or joined beyond it was left"),
 ];
 
 impl InvalidMessage {
@@ -211,6 +215,7 @@ impl InvalidMessage {
             Self::Forbidden => 15,
             Self::BadToken { .. } => 16,
             Self::ServerFull => 17,
+            Self::Narrowed => 18,
         }
     }
 

@@ -185,6 +185,10 @@ impl Exchange {
 
     /// When something is due next, in milliseconds since the process began to serve.
     pub fn deadline_ms(&self) -> Option<u64> {
+        // What was done of the shard's own accord, after this turn's flush.
+        if self.rooms.has_news() {
+            return Some(0);
+        }
         let tied = (0..self.outboxes.len()).filter(|&shard| self.is_tied_to(shard));
         let silence = tied.map(|shard| self.sent_ms[shard] + SILENCE_MS).min();
         let parts = [self.partition.deadline_ms(), self.rooms.deadline_ms(), self.watch.deadline_ms()];

@@ -19,6 +19,7 @@ use crate::protocol::error::Refusal;
 use crate::protocol::handshake::{Refused, Upgrade};
 use crate::protocol::message::{ClientMessage, Detail};
 use crate::protocol::query::{InvalidQuery, Query};
+use crate::protocol::room_name::RoomName;
 use crate::slab::Companion;
 
 /// Wakes a shard, from any thread. Does not block.
@@ -181,9 +182,17 @@ impl Gate {
     }
 
     /// Replaces what a connection may do by what a newer token of the same user grants.
-    pub fn renew(&mut self, now: Now, connection: ConnectionId, mut grant: Grant) {
+    pub fn renew(&mut self, now: Now, connection: ConnectionId, grant: &mut Grant) {
         if let Some(Access::Granted { .. }) = self.accesses.get(connection.index) {
-            self.grant(now, connection, Some(&mut grant));
+            self.grant(now, connection, Some(grant));
+        }
+    }
+
+    /// Whom a connection may see; `None` for everybody.
+    pub fn reach(&self, connection: ConnectionId) -> Option<&Reach> {
+        match self.accesses.get(connection.index) {
+            Some(Access::Granted { reach, .. }) => reach.as_deref(),
+            _ => None,
         }
     }
 
@@ -203,19 +212,13 @@ impl Gate {
     /// Whether a connection may do what `message` asks for. It hangs on its token alone: a user that may not be seen is
     /// not told apart from one who is offline.
     pub fn allows(&self, connection: ConnectionId, message: &ClientMessage) -> bool {
-        let Some(Access::Granted { reach: Some(reach), .. }) = self.accesses.get(connection.index) else { return true };
+        let Some(reach) = self.reach(connection) else { return true };
         match message {
             ClientMessage::Watch(watch) => {
                 watch.users.iter().all(|user_id| reach.may_watch(user_id.as_str()))
-                    && watch.rooms.iter().all(|watched| {
-                        let needed = match watched.detail {
-                            Detail::Full => RoomAccess::Full,
-                            Detail::Count => RoomAccess::Count,
-                        };
-                        reach.room(watched.room.as_str()) >= needed
-                    })
+                    && watch.rooms.iter().all(|watched| may_watch_room(reach, &watched.room, watched.detail))
             }
-            ClientMessage::Join { room } => reach.room(room.as_str()) == RoomAccess::Full,
+            ClientMessage::Join { room } => may_join(reach, room),
             _ => true,
         }
     }
@@ -332,6 +335,20 @@ impl Gate {
         self.metrics.auth_denials[denial.cell()].increment();
         denial
     }
+}
+
+/// Whether so much of a room may be watched.
+pub fn may_watch_room(reach: &Reach, room: &RoomName, detail: Detail) -> bool {
+    let needed = match detail {
+        Detail::Full => RoomAccess::Full,
+        Detail::Count => RoomAccess::Count,
+    };
+    reach.room(room.as_str()) >= needed
+}
+
+/// Whether a connection may be in a room.
+pub fn may_join(reach: &Reach, room: &RoomName) -> bool {
+    reach.room(room.as_str()) == RoomAccess::Full
 }
 
 /// The close that tells a client why it is not let in.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::core::{Action, Admission, Application, Cause, Close, Delivery, Ending, Opened, Verdict};
 use super::exchange::{Exchange, ExchangeTerms, Mail};
-use super::gate::{Entry, Gate, close};
+use super::gate::{Entry, Gate, close, may_join, may_watch_room};
 use super::{ConnectionId, Now};
-use crate::auth::Grant;
+use crate::auth::{Grant, Reach};
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::presence::change::{
@@ -317,7 +317,7 @@ impl Application for Sessions {
 
     fn attend(&mut self, now: Now, connection: ConnectionId, session: Option<&mut Session>) {
         self.state.set_now(now);
-        self.state.adopt_rooms(connection, session);
+        self.state.adopt_rooms(connection, session, self.gate.reach(connection));
     }
 
     fn writable(&mut self, _now: Now, connection: ConnectionId, session: &mut Session) {
@@ -407,10 +407,16 @@ impl Sessions {
             if user == Some(session.user) { Ok(grant) } else { Err(self.gate.deny_other()) }
         });
         match renewed {
-            Ok(grant) => {
-                self.gate.renew(now, connection, grant);
+            Ok(mut grant) => {
+                self.gate.renew(now, connection, &mut grant);
                 session.bad_in_a_row = 0;
                 self.state.acknowledge(id, out);
+                let standing = Standing { watching: grant.watching, rooms: grant.rooms };
+                if let Some(reach) = self.gate.reach(connection)
+                    && self.state.narrow(connection, session, reach, &standing)
+                {
+                    self.state.answer_error(&InvalidMessage::Narrowed, None, out);
+                }
                 Verdict::Reschedule
             }
             Err(denial) => {
@@ -644,13 +650,42 @@ impl State {
         }
     }
 
-    /// Notes the rooms that a connection is in because it took another's place, if it is still there.
-    fn adopt_rooms(&mut self, connection: ConnectionId, session: Option<&mut Session>) {
+    /// Notes the rooms that a connection is in because it took another's place, if it is still there. Those that its
+    /// own token does not grant it leaves, whatever that of the other granted.
+    fn adopt_rooms(&mut self, connection: ConnectionId, session: Option<&mut Session>, reach: Option<&Reach>) {
         let key = self.key(connection);
-        let Some(rooms) = self.adopted.remove(&key) else { return };
-        if let Some(session) = session {
-            self.exchange.watch.adopt(key, session.user, &mut session.watcher, rooms);
+        let Some(mut rooms) = self.adopted.remove(&key) else { return };
+        let Some(session) = session else { return };
+        if let Some(reach) = reach {
+            let joined = self.exchange.watch.joined(session.watcher);
+            let (kept, left) =
+                rooms.into_iter().partition(|room| may_join(reach, room.name()) || joined.contains(room));
+            rooms = kept;
+            for room in left {
+                self.tell(session.user, connection, Happening::Left(room));
+            }
         }
+        self.exchange.watch.adopt(key, session.user, &mut session.watcher, rooms);
+    }
+
+    /// Has a connection watch and be in nothing that is neither within `reach` nor in `standing`; true where there was
+    /// anything.
+    fn narrow(&mut self, connection: ConnectionId, session: &Session, reach: &Reach, standing: &Standing) -> bool {
+        let table = &self.exchange.watch;
+        let users = table.watched_users(session.watcher);
+        let users = users.filter(|user| !reach.may_watch(user.as_str()) && !standing.watching.contains(user));
+        let rooms = table.watched_rooms(session.watcher);
+        let rooms = rooms.filter(|(room, detail)| !may_watch_room(reach, room, *detail)).map(|(room, _)| room);
+        let unwatch = Unwatch { users: users.cloned().collect(), rooms: rooms.cloned().collect() };
+        let joined = table.joined(session.watcher).iter();
+        let left = joined.filter(|room| !may_join(reach, room.name()) && !standing.rooms.contains(room.name()));
+        let left: Vec<RoomRef> = left.cloned().collect();
+        self.unwatch(session, &unwatch);
+        for room in &left {
+            self.exchange.watch.leave(session.watcher, room);
+            self.tell(session.user, connection, Happening::Left(room.clone()));
+        }
+        !(unwatch.users.is_empty() && unwatch.rooms.is_empty() && left.is_empty())
     }
 
     fn ended(&mut self, connection: ConnectionId, session: &Session, ending: Ending) {

@@ -216,6 +216,7 @@ mod tests {
             InvalidMessage::TooManyUsers { max: u32::MAX },
             InvalidMessage::TooManyRooms { max: u32::MAX },
             InvalidMessage::ServerFull,
+            InvalidMessage::Narrowed,
         ];
         let index = u32::MAX;
         for field in [

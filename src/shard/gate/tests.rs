@@ -90,11 +90,11 @@ impl World {
         self.say(peer, &json!({"type": "AUTH", "id": 7, "payload": {"token": token}}));
     }
 
-    /// The types of the messages that a peer was sent, ERRORs by their code, a close by its number.
-    fn heard(&mut self, peer: usize) -> Vec<String> {
+    /// The frames that a peer was sent, by opcode.
+    fn frames(&mut self, peer: usize) -> Vec<(u8, Vec<u8>)> {
         let received = std::mem::take(&mut self.driver.peers[peer].received);
         let mut bytes = &received[..];
-        let mut heard = Vec::new();
+        let mut frames = Vec::new();
         while let [first, second, rest @ ..] = bytes {
             let (length, rest) = match second {
                 126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
@@ -102,17 +102,40 @@ impl World {
             };
             let (payload, rest) = rest.split_at(length);
             bytes = rest;
-            heard.push(match first & 0x0f {
+            frames.push((first & 0x0f, payload.to_vec()));
+        }
+        frames
+    }
+
+    /// The types of the messages that a peer was sent, ERRORs by their code, a close by its number.
+    fn heard(&mut self, peer: usize) -> Vec<String> {
+        let mut heard = Vec::new();
+        for (opcode, payload) in self.frames(peer) {
+            heard.push(match opcode {
                 8 => u16::from_be_bytes([payload[0], payload[1]]).to_string(),
                 9 => continue,
                 _ => {
-                    let message: Value = serde_json::from_slice(payload).unwrap();
+                    let message: Value = serde_json::from_slice(&payload).unwrap();
                     let code = message["payload"]["code"].as_str();
                     code.unwrap_or_else(|| message["type"].as_str().unwrap()).to_owned()
                 }
             });
         }
         heard
+    }
+
+    /// Whom the messages that a peer was sent name as changed: users, and rooms with their counts.
+    fn changes(&mut self, peer: usize) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (_, payload) in self.frames(peer) {
+            let message: Value = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(message["type"], "PRESENCE_CHANGE");
+            let of = |kind: &str| message["payload"][kind].as_array().unwrap().clone();
+            changes.extend(of("users").iter().map(|user| user["userId"].as_str().unwrap().to_owned()));
+            let room = |room: &Value| format!("{} {}", room["room"].as_str().unwrap(), room["count"]);
+            changes.extend(of("rooms").iter().map(room));
+        }
+        changes
     }
 
     fn denials(&self, denial: Denial) -> u64 {
@@ -354,7 +377,87 @@ fn what_a_token_does_not_grant_is_forbidden_whether_it_is_there_or_not() {
     world.auth(ana, &token(&json!({"sub": "ana", "exp": NOW_S + 60, "watch": []})));
     world.say(ana, &json!({"type": "WATCH", "payload": {"users": ["bob"]}}));
     world.say(ana, &json!({"type": "JOIN", "id": 1, "payload": {"room": "attic"}}));
-    assert_eq!(world.heard(ana), ["ACK", "FORBIDDEN", "ACK"]);
+    assert_eq!(world.heard(ana), ["ACK", "NARROWED", "FORBIDDEN", "ACK"]);
+    world.end();
+}
+
+#[test]
+fn what_a_newer_token_does_not_grant_is_watched_no_more_and_left() {
+    let mut world = World::with_tokens(&silent_is_fine());
+    let busy = json!({"type": "PRESENCE_UPDATE", "payload": {"status": "busy"}});
+    let online = json!({"type": "PRESENCE_UPDATE", "payload": {"status": "online"}});
+    let (bob, _) = world.answered("/", &bearer(&token_of("bob", 60)), 101);
+    let (eve, _) = world.answered("/", &bearer(&token_of("eve", 60)), 101);
+    let (ana, _) = world.answered("/", &bearer(&token_of("ana", 60)), 101);
+    world.say(bob, &json!({"type": "WATCH", "payload": {"rooms": ["r1", "attic"]}}));
+    for room in ["r1", "attic", "cellar"] {
+        world.say(ana, &json!({"type": "JOIN", "payload": {"room": room}}));
+        world.say(eve, &json!({"type": "JOIN", "payload": {"room": room}}));
+    }
+    let count = json!({"room": "cellar", "detail": "count"});
+    world.say(ana, &json!({"type": "WATCH", "payload": {"users": ["bob", "eve"], "rooms": ["r1", "attic", count]}}));
+    world.driver.pass(2_000);
+    for peer in [ana, bob, eve] {
+        world.heard(peer);
+    }
+    // As much as before is no reason to say anything; `watching` and `in` count as granted.
+    let claims = json!({"sub": "ana", "exp": NOW_S + 60, "watch": ["bob"], "watching": ["eve"], "rooms": ["*"]});
+    world.auth(ana, &token(&claims));
+    assert_eq!(world.heard(ana), ["ACK"]);
+    let lobby = json!({"room": "*", "access": "count"});
+    let claims = json!({"sub": "ana", "exp": NOW_S + 60, "watch": ["bob"], "rooms": ["r1", lobby], "in": ["cellar"]});
+    world.auth(ana, &token(&claims));
+    assert_eq!(world.heard(ana), ["ACK", "NARROWED"]);
+    world.driver.pass(2_000);
+    assert!(world.changes(ana).is_empty(), "who leaves a room is not told of it");
+    assert_eq!(world.changes(bob), ["attic 1"], "r1 is granted, the cellar taken for the client");
+    // In r1, which is granted, eve is seen still; alone no more.
+    world.say(eve, &busy);
+    world.driver.pass(2_000);
+    assert_eq!(world.changes(ana), ["eve"]);
+    world.say(eve, &json!({"type": "LEAVE", "payload": {"room": "r1"}}));
+    world.driver.pass(2_000);
+    assert_eq!(world.changes(ana), ["r1 1"]);
+    world.say(eve, &online);
+    world.say(eve, &json!({"type": "LEAVE", "payload": {"room": "attic"}}));
+    world.driver.pass(2_000);
+    assert!(world.changes(ana).is_empty(), "neither eve nor the attic");
+    world.say(eve, &json!({"type": "LEAVE", "payload": {"room": "cellar"}}));
+    world.say(bob, &busy);
+    world.driver.pass(2_000);
+    assert_eq!(world.changes(ana), ["bob", "cellar 1"]);
+    // The same again changes nothing.
+    world.auth(ana, &token(&claims));
+    assert_eq!(world.heard(ana), ["ACK"]);
+    world.end();
+}
+
+#[test]
+fn a_session_is_resumed_without_the_rooms_that_its_new_token_does_not_grant() {
+    let mut world = World::with_tokens(&silent_is_fine());
+    let (bob, _) = world.answered("/", &bearer(&token_of("bob", 60)), 101);
+    world.say(bob, &json!({"type": "WATCH", "payload": {"rooms": ["r1", "attic"]}}));
+    let (first, _) = world.answered("/", &bearer(&token_of("ana", 60)), 101);
+    let connect = String::from_utf8_lossy(&world.driver.peers[first].received).into_owned();
+    let (_, session) = connect.split_once("\"sessionId\":\"").unwrap();
+    let session = session.split('"').next().unwrap().to_owned();
+    for room in ["r1", "attic"] {
+        world.say(first, &json!({"type": "JOIN", "payload": {"room": room}}));
+    }
+    world.driver.end(first);
+    world.driver.pass(2_000);
+    world.heard(bob);
+    let narrow = token(&json!({"sub": "ana", "exp": NOW_S + 60, "rooms": ["r1"]}));
+    for (target, left) in [(format!("/?session={session}"), ["attic 0", "r1 0"]), ("/".to_owned(), ["", ""])] {
+        let (again, _) = world.answered(&target, &bearer(&narrow), 101);
+        world.driver.pass(2_000);
+        assert_eq!(world.heard(again), ["CONNECT"]);
+        assert_eq!(world.changes(bob).concat(), left[0], "at once");
+        world.say(again, &json!({"type": "LEAVE", "payload": {"room": "r1"}}));
+        world.driver.pass(2_000);
+        assert_eq!(world.changes(bob).concat(), left[1], "when asked");
+        world.driver.end(again);
+    }
     world.end();
 }
 
