@@ -8,10 +8,11 @@
 //! | [`config`] | the table of knobs and where their values come from | anything else |
 //! | [`breaks`] | faults that tests turn on | anything else |
 //! | [`host`] | what the host allows | anything else |
+//! | [`stamp`] | whether a file has changed | anything else |
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
 //! | [`slab`] | storage that grows in pages | anything but `sys` |
 //! | [`protocol`] | bytes ↔ HTTP upgrade ↔ frames ↔ typed messages | sockets, clocks, threads |
-//! | [`tls`] | ciphertext ↔ plaintext; keys from files, and when they change | anything else |
+//! | [`tls`] | ciphertext ↔ plaintext; keys from files, and when they change | anything but `stamp` |
 //! | [`metrics`] | single-writer cells, and the name of every metric | sockets, clocks, threads |
 //! | [`presence`] | who is online | sockets, clocks, threads |
 //! | [`auth`] | a token, or the operator's own service → who may connect, and whom each may see | connections |
@@ -36,5 +37,6 @@ pub mod protocol;
 pub mod server;
 pub mod shard;
 pub mod slab;
+pub mod stamp;
 pub mod sys;
 pub mod tls;

@@ -1,5 +1,6 @@
 //! Who may use the control port: bearer keys, each for reading or for writing.
 
+use std::ffi::OsStr;
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -51,6 +52,9 @@ pub enum InvalidControlKeys {
     /// No key at all.
     #[error("there is no key")]
     Empty,
+    /// Not UTF-8.
+    #[error("the keys are not UTF-8")]
+    NotText,
 }
 
 impl ControlKeys {
@@ -84,6 +88,26 @@ impl ControlKeys {
         if keys.is_empty() { Err(InvalidControlKeys::Empty) } else { Ok(Self(keys)) }
     }
 
+    /// Reads keys as an environment variable holds them: as in a file, with commas or line feeds between them.
+    ///
+    /// # Errors
+    /// [`InvalidControlKeys`]; its lines are counted from comma to comma.
+    pub fn from_variable(value: &OsStr) -> Result<Self, InvalidControlKeys> {
+        let text = value.to_str().ok_or(InvalidControlKeys::NotText)?;
+        Self::parse(&text.replace(',', "\n"))
+    }
+
+    /// These keys and `others`.
+    pub fn and(mut self, others: &Self) -> Self {
+        self.0.extend_from_slice(&others.0);
+        self
+    }
+
+    /// How many keys are known.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether no key is known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -112,6 +136,8 @@ fn digest_of(key: &[u8]) -> [u8; DIGEST_BYTES] {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     const READER: &str = "reader-0123456789abcdefghij";
@@ -133,6 +159,19 @@ mod tests {
     fn a_key_in_both_scopes_may_write() {
         let keys = ControlKeys::parse(&format!("write {READER}\nread {READER}")).unwrap();
         assert_eq!(keys.scope(READER.as_bytes()), Some(Scope::Write));
+    }
+
+    #[test]
+    fn keys_of_a_variable_stand_between_commas_and_beside_those_of_a_file() {
+        let keys = ControlKeys::from_variable(OsStr::new(&format!("read {READER}, write {WRITER}"))).unwrap();
+        assert_eq!(keys.scope(READER.as_bytes()), Some(Scope::Read));
+        assert_eq!(keys.scope(WRITER.as_bytes()), Some(Scope::Write));
+        let both = ControlKeys::parse("read another-0123456789abcdefghij").unwrap().and(&keys);
+        assert_eq!((both.len(), both.scope(WRITER.as_bytes())), (3, Some(Scope::Write)));
+        assert_eq!(both.scope(b"another-0123456789abcdefghij"), Some(Scope::Read));
+        let second = InvalidControlKeys::Line { line: 2 };
+        assert_eq!(ControlKeys::from_variable(OsStr::new(&format!("read {READER},{WRITER}"))), Err(second));
+        assert_eq!(ControlKeys::from_variable(OsStr::from_bytes(b"read \xff")), Err(InvalidControlKeys::NotText));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use knobs::{
 };
 #[doc(hidden)]
 pub use sources::fuzz;
-pub use sources::{ConfigError, FILE_FLAG, FILE_VARIABLE, Flags, Origin, Resolved, resolve};
+pub use sources::{CONTROL_KEYS_VARIABLE, ConfigError, FILE_FLAG, FILE_VARIABLE, Flags, Origin, Resolved, resolve};
 pub use units::parse_duration;
 
 #[cfg(test)]

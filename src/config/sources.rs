@@ -12,6 +12,9 @@ use super::knobs::{Config, KNOBS, Knob, VARIABLE_PREFIX};
 /// The environment variable that names the configuration file.
 pub const FILE_VARIABLE: &str = "ROLLCALL_CONFIG";
 
+/// The environment variable with keys of the control port. No knob, because knobs are shown.
+pub const CONTROL_KEYS_VARIABLE: &str = "ROLLCALL_CONTROL_KEYS";
+
 /// The flag that names the configuration file, without its dashes.
 pub const FILE_FLAG: &str = "config";
 
@@ -286,7 +289,10 @@ fn read_environment(
     let mut given = Vec::new();
     let mut file = None;
     for (variable, value) in environment {
-        if !variable.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes()) || is_set_by_kubernetes(&variable) {
+        if !variable.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes())
+            || variable == CONTROL_KEYS_VARIABLE
+            || is_set_by_kubernetes(&variable)
+        {
             continue;
         }
         let variable = variable.to_string_lossy().into_owned();

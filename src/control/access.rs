@@ -1,19 +1,30 @@
 //! Who may use the control port: pages that need no key, keys, and pages of browsers that may read it.
 
+use std::env;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use parking_lot::{Mutex, RwLock};
 
 use crate::auth::control_keys::{ControlKeys, Scope};
 use crate::auth::credentials::bearer_token;
 use crate::auth::origin::Origins;
-use crate::config::{Config, ControlPages};
+use crate::config::{CONTROL_KEYS_VARIABLE, Config, ControlPages};
 use crate::protocol::plain::PlainPath;
+use crate::stamp::Stamp;
 
 /// What is asked of those who use the control port.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ControlAccess {
-    keys: ControlKeys,
+    /// All that are in force. They change while connections are open, and hold for those too.
+    keys: RwLock<ControlKeys>,
+    /// The file as it was when it was last read, whatever came of it.
+    seen: Mutex<Option<Stamp>>,
+    /// Those of the environment, which stay.
+    lasting: ControlKeys,
+    /// Where the others are.
+    file: Option<PathBuf>,
     open_pages: ControlPages,
     /// Whether only this host can reach the port; then a port without keys is open to it.
     is_local: bool,
@@ -21,22 +32,23 @@ pub struct ControlAccess {
 }
 
 impl ControlAccess {
-    /// What `config` asks.
+    /// What `config` and the environment ask.
     ///
     /// # Errors
-    /// A file without keys, or an origin that is none, as a sentence.
+    /// A file or a variable without keys, or an origin that is none, as a sentence.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let keys = match &config.control_keys_file {
-            None => ControlKeys::default(),
-            Some(path) => {
-                let told = || format!("{}, the file of control_keys_file", path.display());
-                let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", told()))?;
-                ControlKeys::parse(&text).with_context(told)?
-            }
-        };
+        let given = env::var_os(CONTROL_KEYS_VARIABLE).filter(|value| !value.is_empty());
+        let lasting = given.map(|value| ControlKeys::from_variable(&value)).transpose();
+        let lasting = lasting.context(CONTROL_KEYS_VARIABLE)?.unwrap_or_default();
+        let file = config.control_keys_file.clone();
         let origins = Origins::new(&config.control_cors_origins);
+        // Before it is read: what changes meanwhile is seen the next time.
+        let seen = file.as_deref().and_then(Stamp::of);
         Ok(Self {
-            keys,
+            keys: RwLock::new(all_keys(file.as_deref(), &lasting)?),
+            seen: Mutex::new(seen),
+            lasting,
+            file,
             open_pages: config.control_open_pages,
             is_local: config.control_listen.ip().is_loopback(),
             origins: origins.map_err(|wrong| anyhow!("control_cors_origins: {wrong:?} is no origin"))?,
@@ -50,12 +62,38 @@ impl ControlAccess {
             ControlPages::Health => page != PlainPath::Metrics,
             ControlPages::None => false,
         };
-        if is_open || self.keys.is_empty() && self.is_local {
+        if is_open || self.keys.read().is_empty() && self.is_local {
             return true;
         }
         let (Some(header), None) = (authorization.next(), authorization.next()) else { return false };
         let key = bearer_token(header).ok().flatten();
-        key.and_then(|key| self.keys.scope(key.as_bytes())) >= Some(Scope::Read)
+        key.and_then(|key| self.keys.read().scope(key.as_bytes())) >= Some(Scope::Read)
+    }
+
+    /// Reads the file of keys anew, where there is one. If it is of no use, the keys in force stay, and a line in the
+    /// log says why.
+    pub fn reload(&self) {
+        let Some(path) = &self.file else { return };
+        *self.seen.lock() = Stamp::of(path);
+        match all_keys(Some(path), &self.lasting) {
+            Ok(keys) => {
+                tracing::info!(keys = keys.len(), "the keys of the control port were read anew");
+                *self.keys.write() = keys;
+            }
+            Err(error) => {
+                tracing::error!("the new keys of the control port are of no use; the old ones stay: {error:#}");
+            }
+        }
+    }
+
+    /// Whether the file of keys has changed since it was last read. A file that is gone has changed.
+    pub fn has_changed(&self) -> bool {
+        self.file.as_deref().and_then(Stamp::of) != *self.seen.lock()
+    }
+
+    /// Whether there is a file of keys that may change.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Which of the pages that may read answers in a browser sent a request with these headers `Origin`.
@@ -65,6 +103,14 @@ impl ControlAccess {
             _ => None,
         }
     }
+}
+
+/// The keys of the file at `path`, and those beside it.
+fn all_keys(path: Option<&Path>, lasting: &ControlKeys) -> anyhow::Result<ControlKeys> {
+    let Some(path) = path else { return Ok(lasting.clone()) };
+    let told = || format!("{}, the file of control_keys_file", path.display());
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", told()))?;
+    Ok(ControlKeys::parse(&text).with_context(told)?.and(lasting))
 }
 
 #[cfg(test)]
@@ -77,7 +123,7 @@ mod tests {
 
     fn access(config: Config, keys: &str) -> ControlAccess {
         let keys = if keys.is_empty() { ControlKeys::default() } else { ControlKeys::parse(keys).unwrap() };
-        ControlAccess { keys, ..ControlAccess::new(&config).unwrap() }
+        ControlAccess { keys: RwLock::new(keys), ..ControlAccess::new(&config).unwrap() }
     }
 
     fn open(pages: ControlPages, address: &str) -> Config {
@@ -107,6 +153,29 @@ mod tests {
         assert!(admits(&access(open(ControlPages::All, "0.0.0.0:0"), ""), PlainPath::Metrics, &[]));
         let keyed = access(open(ControlPages::None, "127.0.0.1:0"), &format!("write {KEY}"));
         assert!(!admits(&keyed, PlainPath::Health, &[]));
+    }
+
+    #[test]
+    fn keys_that_change_in_their_file_hold_for_whoever_is_there_and_a_file_of_no_use_changes_nothing() {
+        let path = env::temp_dir().join(format!("rollcall-control-keys-{}", std::process::id()));
+        let other = "other-0123456789abcdefghij";
+        fs::write(&path, format!("read {KEY}")).unwrap();
+        let config = Config { control_keys_file: Some(path.clone()), ..open(ControlPages::None, "127.0.0.1:0") };
+        let access = ControlAccess::new(&config).unwrap();
+        let admitted = || [KEY, other].map(|key| admits(&access, PlainPath::Metrics, &[&format!("Bearer {key}")]));
+        assert_eq!((admitted(), access.has_changed()), ([true, false], false));
+        fs::write(&path, format!("read {KEY}\nread short")).unwrap();
+        assert!(access.has_changed());
+        access.reload();
+        assert_eq!((admitted(), access.has_changed()), ([true, false], false), "read once");
+        fs::write(&path, format!("write {other}")).unwrap();
+        access.reload();
+        assert_eq!(admitted(), [false, true]);
+        fs::remove_file(&path).unwrap();
+        assert!(access.has_changed());
+        access.reload();
+        assert_eq!((admitted(), access.has_changed()), ([false, true], false));
+        assert!(ControlAccess::new(&config).is_err());
     }
 
     #[test]

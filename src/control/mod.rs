@@ -32,7 +32,7 @@ use self::connection::{Connection, Driven};
 use self::health::Lifecycle;
 use self::line::Line;
 use self::pages::{Now, Pages};
-use self::reload::KeyReload;
+use self::reload::{AccessReload, KeyReload};
 use crate::metrics::ShardMetrics;
 use crate::protocol::plain::PlainRequest;
 use crate::shard::ConnectionId;
@@ -101,7 +101,7 @@ pub struct ControlParts {
     /// What is asked of those who come to the control port.
     pub access: Arc<ControlAccess>,
     /// Called with the number of each signal that is heard; equal ones in quick succession may come as one. SIGHUP has
-    /// `keys` read anew before it comes here. Must not block.
+    /// `keys` and `access` read anew before it comes here. Must not block.
     pub on_signal: Box<dyn FnMut(i32) + Send>,
 }
 
@@ -132,6 +132,7 @@ pub fn run(parts: ControlParts) -> io::Result<()> {
         if let Some(keys) = &mut control.keys {
             keys.look(now.monotonic);
         }
+        control.access.look(now.monotonic);
     }
 }
 
@@ -162,7 +163,7 @@ struct Control {
     keys: Option<KeyReload>,
     answer: Box<dyn FnMut(usize, ConnectionId, Vec<u8>) + Send>,
     on_signal: Box<dyn FnMut(i32) + Send>,
-    access: Arc<ControlAccess>,
+    access: AccessReload,
     pages: Pages,
     places: Vec<Option<Place>>,
     accepted: usize,
@@ -192,7 +193,7 @@ impl Control {
             keys,
             answer,
             on_signal,
-            access,
+            access: AccessReload::new(access),
             pages: Pages::new(lifecycle, shards, Instant::now()),
             places: Vec::new(),
             accepted: 0,
@@ -213,7 +214,7 @@ impl Control {
         }
         let deadlines = self.places.iter().flatten().map(|place| place.connection.deadline());
         let look = self.keys.as_ref().map(KeyReload::next_look);
-        let next = deadlines.chain(self.accept_pause).chain(look).min()?;
+        let next = deadlines.chain(self.accept_pause).chain(look).chain(self.access.next_look()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -224,10 +225,11 @@ impl Control {
             LISTENER_TOKEN => self.may_accept = true,
             SIGNALS_TOKEN => {
                 for signal in self.signals.pending() {
-                    if signal == SIGHUP
-                        && let Some(keys) = &mut self.keys
-                    {
-                        keys.reload();
+                    if signal == SIGHUP {
+                        if let Some(keys) = &mut self.keys {
+                            keys.reload();
+                        }
+                        self.access.access().reload();
                     }
                     (self.on_signal)(signal);
                 }
@@ -265,7 +267,7 @@ impl Control {
             match self.accept_once() {
                 Ok((socket, peer)) => {
                     let line = Line::new(socket, peer, self.keys.as_ref().map(KeyReload::operators));
-                    let access = Arc::clone(&self.access);
+                    let access = self.access.access();
                     self.admit(Connection::new(line, access, now.monotonic), now);
                 }
                 Err(error) => match error.kind() {

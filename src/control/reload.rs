@@ -1,9 +1,11 @@
-//! Certificates that change while the server runs: looked at each second and at SIGHUP, given to shards as values.
+//! Files that change while the server runs: looked at each second and at SIGHUP. Certificates are given to shards as
+//! values; the keys of the control port never leave its thread.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::access::ControlAccess;
 use crate::tls::ServerConfig;
 use crate::tls::keys::{KeyFiles, ServerKeys};
 
@@ -72,5 +74,40 @@ impl KeyReload {
 
     fn tell(&mut self) {
         self.untold = !(self.tell_shards)(&self.keys.clients);
+    }
+}
+
+/// The keys of the control port, which change when their file does.
+#[derive(Debug)]
+pub struct AccessReload {
+    access: Arc<ControlAccess>,
+    next_look: Option<Instant>,
+}
+
+impl AccessReload {
+    /// Looks after the keys of `access` from now on.
+    pub fn new(access: Arc<ControlAccess>) -> Self {
+        Self { access, next_look: None }
+    }
+
+    /// What is asked of those who come to the control port.
+    pub fn access(&self) -> Arc<ControlAccess> {
+        Arc::clone(&self.access)
+    }
+
+    /// When [`Self::look`] is due; never without a file.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.access.has_file().then(|| self.next_look.unwrap_or_else(Instant::now))
+    }
+
+    /// Reads the file if it has changed, when it is time to look.
+    pub fn look(&mut self, now: Instant) {
+        if self.next_look.is_some_and(|next| now < next) {
+            return;
+        }
+        self.next_look = Some(now + LOOK_EVERY);
+        if self.access.has_changed() {
+            self.access.reload();
+        }
     }
 }

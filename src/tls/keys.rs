@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use rustls::server::{
 use rustls::{Error, RootCertStore};
 
 use super::{ALPN, provider};
+use crate::stamp::Stamp;
 
 /// Tickets after a full handshake (TLS 1.3): a client of one connection at a time needs one to come back.
 const TICKETS: usize = 1;
@@ -106,15 +106,6 @@ pub struct KeyFiles {
     operator_tickets: Arc<dyn ProducesTickets>,
 }
 
-/// What changes when a file does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-}
-
 impl KeyFiles {
     /// Reads the files at `paths`.
     ///
@@ -187,14 +178,6 @@ impl KeyFiles {
     fn stamps(&self) -> Vec<Option<Stamp>> {
         let KeyPaths { certificate, key, client_ca } = &self.paths;
         [certificate, key].into_iter().chain(client_ca).map(|path| Stamp::of(path)).collect()
-    }
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok()?;
-        let modified = (file.mtime(), file.mtime_nsec());
-        Some(Self { device: file.dev(), inode: file.ino(), bytes: file.size(), modified })
     }
 }
 

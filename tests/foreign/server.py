@@ -21,14 +21,14 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class Server:
     """A server of its own on two ports that nobody else has. `flags` are its command line; `before` starts it."""
 
-    def __init__(self, *flags, expect_start=True, before=()):
+    def __init__(self, *flags, expect_start=True, before=(), environment=None):
         settings = {"--listen": "127.0.0.1:0", "--control-listen": "127.0.0.1:0", "--shards": "2"}
         settings |= dict(zip(flags[::2], flags[1::2]))
         flags = [f"{flag}={value}" for flag, value in settings.items()]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ROLLCALL_")}
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("ROLLCALL_")}
         command = [*before, BINARY, "serve", *flags]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=outside | (environment or {}), text=True
         )
         self.log = []
         self.started = threading.Event()

@@ -1,6 +1,7 @@
 """Who is let in: tokens by PyJWT, keys by cryptography, an operator's service of the tests' own."""
 
 import contextlib
+import http.client
 import http.server
 import json
 import pathlib
@@ -301,6 +302,64 @@ def test_the_control_port_beyond_this_host_needs_a_key():
             assert status == 401 and headers["WWW-Authenticate"].startswith("Bearer"), headers
             assert server.request("/metrics", headers={"Authorization": f"Bearer {KEY}x"})[0] == 401
             assert server.request("/metrics", headers={"Authorization": f"Bearer {KEY}"})[0] == 200
+
+
+def test_control_keys_change_with_their_file_and_those_of_the_environment_stay():
+    lasting, old, new = (f"{name}-0123456789abcdefghij" for name in ("lasting", "reader", "newer"))
+    with files(keys=f"read {old}\n") as paths:
+        flags = ["--control-open-pages", "none", "--control-keys-file", str(paths["keys"])]
+        with Server(*flags, environment={"ROLLCALL_CONTROL_KEYS": f"read {lasting}"}) as server:
+            kept = http.client.HTTPConnection(server.control, timeout=PATIENCE)
+
+            def asked(key, connection):
+                connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"})
+                response = connection.getresponse()
+                response.read()
+                return response.status
+
+            def status(key):
+                return server.request("/metrics", headers={"Authorization": f"Bearer {key}"})[0]
+
+            assert (status(lasting), status(old), status(new), asked(old, kept)) == (200, 200, 401, 200)
+            paths["keys"].write_text("nonsense")
+            eventually(lambda: any("the old ones stay" in line for line in server.log), True, "a line in the log")
+            assert status(old) == 200
+            paths["keys"].write_text(f"write {new}\n")
+            server.process.send_signal(signal.SIGHUP)
+            eventually(lambda: status(new), 200, "the new key")
+            assert (status(lasting), status(old), asked(old, kept)) == (200, 401, 401), "for open connections too"
+            kept.close()
+            assert not any(key in line for line in server.log for key in (lasting, old, new))
+    for value, words in [("nonsense", "line 1"), ("read short", "at least 22")]:
+        server = Server(expect_start=False, environment={"ROLLCALL_CONTROL_KEYS": value})
+        assert server.exit_code() == 1
+        text = "".join(server.log)
+        assert "ROLLCALL_CONTROL_KEYS" in text and words in text and value not in text, text
+
+
+def test_a_newer_token_that_grants_less_ends_what_it_does_not_grant():
+    with files(secret=SECRET) as paths, Server("--jwt-hmac-secret-file", str(paths["secret"])) as server:
+        bob, eve = (Client(server, "", **bearer(token(sub=name))) for name in ("bob", "eve"))
+        with bob, eve, Client(server, "", **bearer(token())) as ana:
+            for room in ("r1", "attic"):
+                assert ana.ask(type="JOIN", id=room, payload={"room": room})["type"] == "ACK"
+            ana.send(type="WATCH", payload={"users": ["bob", "eve"]})
+            states = [ana.receive()]
+            while "cursor" not in states[-1]["payload"]:
+                states.append(ana.receive())
+            bob.send(type="WATCH", payload={"rooms": ["r1", "attic"]})
+            assert [room["count"] for room in bob.receive()["payload"]["rooms"]] == [1, 1]
+            less = token(watch=["bob"], rooms=["r1"])
+            assert ana.ask(type="AUTH", id=1, payload={"token": less})["type"] == "ACK"
+            error = ana.receive()
+            assert error["payload"]["code"] == "NARROWED" and "id" not in error, error
+            left = bob.receive()["payload"]["rooms"]
+            assert [(room["room"], room["count"], room["left"]) for room in left] == [("attic", 0, ["ana"])], left
+            # Eve first: had she still been watched, she would be told of before bob, or with him.
+            for other in (eve, bob):
+                assert other.ask(type="PRESENCE_UPDATE", id=1, payload={"status": "busy"})["type"] == "ACK"
+            assert [user["userId"] for user in ana.receive()["payload"]["users"]] == ["bob"]
+            assert ana.is_alive()
 
 
 def test_what_is_open_is_said_in_one_line_that_names_the_knob_that_quiets_it():
