@@ -122,6 +122,16 @@ mod tests {
         }
     }
 
+    /// As many offers and blanks as a head can carry: each is looked at once (CVE-2021-32640 was not so).
+    #[test]
+    fn an_endless_list_of_offers_is_gone_through_once() {
+        for filling in [" ", ",", " ,", "ey.ey.", "\t"] {
+            let filling = filling.repeat(7_500 / filling.len());
+            let offer = format!("Sec-WebSocket-Protocol: rollcall.v1,{filling},eyJh.eyJz.c2ln\r\n");
+            assert_eq!(found("/", &offer).as_deref(), Some("eyJh.eyJz.c2ln"), "{filling:.8}");
+        }
+    }
+
     #[test]
     fn a_token_in_the_query_is_decoded() {
         assert_eq!(found("/?userId=ana&token=a%2Eb.c", "").as_deref(), Some("a.b.c"));

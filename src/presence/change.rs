@@ -463,3 +463,30 @@ impl Posts {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names that would meet in one partition if whoever chose them knew how names are hashed.
+    #[test]
+    fn names_that_meet_under_one_key_scatter_under_another() {
+        let (known, secret) = (NameHasher::rehearsed(7), NameHasher::default());
+        let names: Vec<String> = (0..100_000).map(|number| format!("user-{number}")).collect();
+        let meeting: Vec<&String> = names.iter().filter(|name| known.hash(name).partition(64) == 0).collect();
+        assert!(meeting.len() > 1_000);
+        let mut partitions = [0_usize; 64];
+        for name in &meeting {
+            partitions[secret.hash(name).partition(64)] += 1;
+        }
+        // By chance alone a share eight times the even one is less likely than one in 10^100.
+        assert!(partitions.iter().all(|count| *count < meeting.len() / 8), "{partitions:?}");
+        assert_eq!(secret.hash("ana"), secret.clone().hash("ana"));
+    }
+
+    /// Two processes have two keys.
+    #[test]
+    fn no_key_is_the_same_as_the_next() {
+        assert_ne!(NameHasher::default().hash("ana"), NameHasher::default().hash("ana"));
+    }
+}

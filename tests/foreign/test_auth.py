@@ -15,7 +15,7 @@ import time
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from clients import Client, Raw, upgrade
 from server import BINARY, PATIENCE, Server, eventually
@@ -302,6 +302,43 @@ def test_the_control_port_beyond_this_host_needs_a_key():
             assert status == 401 and headers["WWW-Authenticate"].startswith("Bearer"), headers
             assert server.request("/metrics", headers={"Authorization": f"Bearer {KEY}x"})[0] == 401
             assert server.request("/metrics", headers={"Authorization": f"Bearer {KEY}"})[0] == 200
+
+
+def test_names_and_metadata_are_not_in_the_log_and_tokens_in_none():
+    secret_names = ("name-of-somebody", "friend-of-somebody", "room-of-somebody", "device-of-somebody")
+    name, friend, room, device = secret_names
+    for level in ("info", "trace"):
+        with files(secret=SECRET) as paths:
+            flags = ["--jwt-hmac-secret-file", str(paths["secret"]), "--log-level", level]
+            with Server(*flags, environment={"ROLLCALL_CONTROL_KEYS": f"read {KEY}"}) as server:
+                good, late = token(sub=name), token(sub=name, lasts=-60)
+                refused(server, 401, f"userId={name}", **bearer(late))
+                refused(server, 401, f"userId={friend}&token={good}")
+                with Client(server, f"userId={name}", **bearer(good)) as ana:
+                    for message in (
+                        {"type": "PRESENCE_UPDATE", "payload": {"status": "busy", "metadata": {"device": device}}},
+                        {"type": "WATCH", "payload": {"users": [friend], "rooms": [room]}},
+                        {"type": "JOIN", "payload": {"room": room}},
+                        {"type": "JOIN", "payload": {"room": room + "\x1b[31m"}},
+                        {"type": "AUTH", "payload": {"token": late}},
+                    ):
+                        ana.send(**message)
+                    ana.socket.send(b"\0")
+                    while True:
+                        try:
+                            ana.receive()
+                        except ConnectionClosed:
+                            break
+                for target in (f"/?userId={name}%00", f"/elsewhere?token={good}"):
+                    with Raw(server.address) as raw:
+                        raw.send(upgrade(target))
+                        raw.head()
+                server.request(f"/metrics?token={good}", headers={"Authorization": f"Bearer {KEY}"})
+            log = "".join(server.log)
+            parts = [part for whole in (good, late) for part in whole.split(".")[1:]]
+            for secret in [*parts, KEY, SECRET] + (list(secret_names) if level == "info" else []):
+                assert secret not in log, (level, secret, log)
+            assert "\x1b[31m" not in log, "escape codes of a client's"
 
 
 def test_control_keys_change_with_their_file_and_those_of_the_environment_stay():

@@ -233,6 +233,30 @@ fn one_token_is_not_tried_with_many_keys() {
     assert_eq!(verify(&made, text(&made, &["accepted", "HS256"]), &keys).unwrap_err(), Denial::Signature);
 }
 
+/// Centrifugo's CVE-2026-32301, and its like: a token that says where its key is, or brings it along.
+#[test]
+fn a_token_that_names_its_own_key_is_held_against_ours() {
+    let made = made_by("jose");
+    let key = &made["jwks"]["keys"][1];
+    let ours = secret(&made);
+    let claims = r#"{"sub":"ana","exp":9999999999,"iss":"http://127.0.0.1:1/","aud":"rollcall"}"#;
+    for header in [
+        format!(r#"{{"alg":"HS256","jwk":{{"kty":"oct","k":"{}"}}}}"#, BASE64URL_NOPAD.encode(&[b'k'; 32])),
+        format!(r#"{{"alg":"ES256","jwk":{key}}}"#),
+        r#"{"alg":"HS256","jku":"http://127.0.0.1:1/jwks"}"#.to_owned(),
+        r#"{"alg":"HS256","x5u":"http://127.0.0.1:1/pem"}"#.to_owned(),
+        r#"{"alg":"HS256","kid":"../../../../dev/null"}"#.to_owned(),
+    ] {
+        let encode = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let message = format!("{}.{}", encode(&header), encode(claims));
+        let theirs = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[b'k'; 32]);
+        let signature = BASE64URL_NOPAD.encode(aws_lc_rs::hmac::sign(&theirs, message.as_bytes()).as_ref());
+        let denial = verify(&made, &format!("{message}.{signature}"), &ours).unwrap_err();
+        let expected = if header.contains("ES256") { Denial::Algorithm } else { Denial::Signature };
+        assert_eq!(denial, expected, "{header}");
+    }
+}
+
 #[test]
 fn what_is_no_token_is_malformed() {
     let made = made_by("pyjwt");
