@@ -108,23 +108,32 @@ fn repeats_hashed(mut members: Members<'_, '_>, len: usize, hash_keys: &RandomSt
     members.any(|(key, _)| !seen.insert(key))
 }
 
-/// Hands `text` to `write`, piece by piece, as JSON has it between its quotes (RFC 8259 §7): what must be escaped is,
-/// in the shortest form, and nothing else.
+/// Hands `text` to `write`, piece by piece, as JSON has it between its quotes (RFC 8259 §7), in the shortest form.
+///
+/// Escaped is what must be, and what would mean something else to a page that holds the JSON inside a script: `<`, with
+/// which `</script>` and `<!--` begin (HTML §13.2.5.4), and the line ends of JavaScript, U+2028 and U+2029.
 pub(crate) fn escape(text: &str, mut write: impl FnMut(&str)) {
     let mut rest = text;
-    while let Some(place) = rest.bytes().position(|byte| matches!(byte, 0..=0x1f | b'"' | b'\\')) {
+    while let Some(place) = rest.find(is_escaped) {
         let (plain, special) = rest.split_at(place);
         write(plain);
-        let (special, after) = special.split_at(1);
-        write(match special.as_bytes() {
-            b"\"" => "\\\"",
-            b"\\" => "\\\\",
-            [control] => CONTROL_ESCAPES.get(usize::from(*control)).copied().unwrap_or_default(),
-            _ => "",
+        let mut after = special.chars();
+        write(match after.next() {
+            Some('"') => "\\\"",
+            Some('\\') => "\\\\",
+            Some('<') => "\\u003c",
+            Some('\u{2028}') => "\\u2028",
+            Some('\u{2029}') => "\\u2029",
+            Some(control) => CONTROL_ESCAPES.get(control as usize).copied().unwrap_or_default(),
+            None => "",
         });
-        rest = after;
+        rest = after.as_str();
     }
     write(rest);
+}
+
+fn is_escaped(character: char) -> bool {
+    matches!(character, '\0'..='\x1f' | '"' | '\\' | '<' | '\u{2028}' | '\u{2029}')
 }
 
 /// U+0000 to U+001F.
@@ -140,6 +149,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The same JSON from a writer that knows no pages.
+    fn for_pages(json: &str) -> String {
+        json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+    }
 
     fn has_duplicates(text: &str) -> bool {
         let mut text = text.to_owned().into_bytes();
@@ -188,12 +202,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaped_text_is_read_back_as_it_was(text in "([\\x00-\\x22\\\\\\x7f/]|\\PC){0,40}") {
+        fn escaped_text_is_read_back_as_it_was(text in "([\\x00-\\x22\\\\\\x7f/<\u{2028}\u{2029}]|\\PC){0,40}") {
             let mut json = String::from("\"");
             escape(&text, |piece| json.push_str(piece));
             json.push('"');
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text.clone());
-            prop_assert_eq!(json, serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(&json, &for_pages(&serde_json::to_string(&text).unwrap()));
+            let means_more = ['<', '\u{2028}', '\u{2029}'];
+            prop_assert!(!json.contains(means_more));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What a client attaches to its presence: any JSON object, within limits.
 
 use std::fmt::{self, Write};
+use std::hash::RandomState;
 
 use simd_json::{Node, StaticNode};
 
 use super::super::error::InvalidMessage;
-use super::json::escape;
+use super::json::{escape, has_duplicate_keys};
 
 /// The longest metadata, in bytes of its text without spaces.
 pub const METADATA_BYTES_MAX: usize = 4096;
@@ -14,8 +15,9 @@ pub const METADATA_BYTES_MAX: usize = 4096;
 pub const METADATA_DEPTH_MAX: usize = 16;
 
 /// A JSON object as text without spaces, ready to stand inside a message: at most [`METADATA_BYTES_MAX`] bytes, at most
-/// [`METADATA_DEPTH_MAX`] deep. Its members are in the order they were sent in, its strings escaped only where they
-/// must be, and its numbers in their shortest form: 64-bit integers as such, anything else as the nearest float.
+/// [`METADATA_DEPTH_MAX`] deep. Its members are in the order they were sent in, its strings without control characters
+/// but tab and line ends, and harmless inside a page's script, and its numbers in their shortest form: 64-bit integers
+/// as such, anything else as the nearest float.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Metadata(Box<str>);
 
@@ -23,10 +25,11 @@ impl Metadata {
     /// The object whose nodes these are, the first being its own. `text` is scratch space.
     ///
     /// # Errors
-    /// When it is too deep or, all else being well, too large.
+    /// When it is too deep or, all else being well, too large; or when keys are the same without control characters.
     pub(super) fn from_object(object: &[Node<'_>], text: &mut String) -> Result<Self, InvalidMessage> {
         text.clear();
         let mut dropped_bytes = 0;
+        let mut is_cleaned = false;
         let mut open = OpenContainers::new();
 
         for node in object {
@@ -34,7 +37,7 @@ impl Metadata {
             match node {
                 Node::Object { len, .. } => open.begin(Kind::Object, *len * 2, text)?,
                 Node::Array { len, .. } => open.begin(Kind::Array, *len, text)?,
-                Node::String(string) => write_string(string, text),
+                Node::String(string) => is_cleaned |= write_string(string, text),
                 Node::Static(value) => write_static(value, text),
             }
             open.end_those_complete(text);
@@ -47,6 +50,9 @@ impl Metadata {
         let bytes = dropped_bytes + text.len();
         if bytes > METADATA_BYTES_MAX {
             return Err(InvalidMessage::MetadataTooLarge { bytes });
+        }
+        if is_cleaned && has_duplicates(text) {
+            return Err(InvalidMessage::NotJson);
         }
         Ok(Self(text.as_str().into()))
     }
@@ -123,10 +129,28 @@ impl OpenContainers {
     }
 }
 
-fn write_string(string: &str, text: &mut String) {
+/// Writes a string without what nobody should be shown; whether there was something.
+fn write_string(string: &str, text: &mut String) -> bool {
+    let is_clean = !string.contains(is_removed);
     text.push('"');
-    escape(string, |piece| text.push_str(piece));
+    if is_clean {
+        escape(string, |piece| text.push_str(piece));
+    } else {
+        string.split(is_removed).for_each(|part| escape(part, |piece| text.push_str(piece)));
+    }
     text.push('"');
+    !is_clean
+}
+
+/// Control characters (U+0000 to U+001F, U+007F to U+009F) but those that text is laid out with.
+fn is_removed(character: char) -> bool {
+    character.is_control() && !matches!(character, '\t' | '\n' | '\r')
+}
+
+/// Whether `text`, which is JSON, has an object with a key twice.
+fn has_duplicates(text: &str) -> bool {
+    let mut bytes = text.as_bytes().to_vec();
+    simd_json::to_tape(&mut bytes).is_ok_and(|tape| has_duplicate_keys(&tape.0, &RandomState::new()))
 }
 
 fn write_static(value: &StaticNode, text: &mut String) {
@@ -151,6 +175,11 @@ mod tests {
 
     use super::*;
 
+    /// The same JSON from a writer that knows no pages.
+    fn for_pages(json: &str) -> String {
+        json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+    }
+
     fn metadata(json: &str) -> Result<String, InvalidMessage> {
         let mut json = json.to_owned().into_bytes();
         let tape = simd_json::to_tape(&mut json).unwrap();
@@ -173,10 +202,29 @@ mod tests {
                 r#"{"b":[1,{},[],[[],"x"]],"a":{"c":null,"d":true}}"#,
             ),
             (r#"{"a":{"b":{"c":false}},"d":0}"#, r#"{"a":{"b":{"c":false}},"d":0}"#),
-            (r#"{"\u0061\/\n\"":"\u00e9\ud83d\ude00\u0000\u007f"}"#, "{\"a/\\n\\\"\":\"é😀\\u0000\u{7f}\"}"),
+            (r#"{"\u0061\/\n\"":"\u00e9\ud83d\ude00"}"#, "{\"a/\\n\\\"\":\"é😀\"}"),
         ] {
             assert_eq!(metadata(json).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_control_characters_and_ends_no_script() {
+        for (json, text) in [
+            (r#"{"a":"\u0000b\u001b[31m\u007f\u0085c\t\r\n"}"#, r#"{"a":"b[31mc\t\r\n"}"#),
+            (r#"{"\u0007bell":[{"\u0007":"\u0007"}]}"#, r#"{"bell":[{"":""}]}"#),
+            (r#"{"a":"</script><!--"}"#, r#"{"a":"\u003c/script>\u003c!--"}"#),
+            (r#"{"<\u2028":"\u2029"}"#, r#"{"\u003c\u2028":"\u2029"}"#),
+        ] {
+            assert_eq!(metadata(json).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn keys_that_only_control_characters_tell_apart_are_the_same_key() {
+        assert_eq!(metadata(r#"{"a":1,"a\u0001":2}"#), Err(InvalidMessage::NotJson));
+        assert_eq!(metadata(r#"{"b":[{"\u0080":1,"":2}]}"#), Err(InvalidMessage::NotJson));
+        assert!(metadata(r#"{"a":"\u0001","b":{"a":"\u0001"}}"#).is_ok());
     }
 
     #[test]
@@ -243,7 +291,7 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             any::<u64>().prop_map(Value::from),
-            "([\\x00-\\x22\\\\]|\\PC){0,12}".prop_map(Value::from),
+            "([\t\n\r -\\x22\\\\<\u{2028}]|\\PC){0,12}".prop_map(Value::from),
         ];
         let value = leaf.prop_recursive(12, 60, 6, |inner| {
             prop_oneof![
@@ -257,7 +305,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_object_is_written_as_another_writer_does(object in objects()) {
-            let compact = serde_json::to_string(&object).unwrap();
+            let compact = for_pages(&serde_json::to_string(&object).unwrap());
             let spaced = serde_json::to_string_pretty(&object).unwrap();
             match metadata(&spaced) {
                 Ok(text) => prop_assert_eq!(text, compact),
