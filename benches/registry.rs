@@ -27,6 +27,9 @@ fn empty() -> Partition {
         resume_ms: 30_000,
         sessions_max: 1_000_000,
         last_seen_max: 1_000_000,
+        connections_max: u32::MAX,
+        oldest_yields: true,
+        status_rate: None,
     };
     Partition::new(terms)
 }

@@ -9,6 +9,7 @@
 //! | [`breaks`] | faults that tests turn on | anything else |
 //! | [`host`] | what the host allows | anything else |
 //! | [`stamp`] | whether a file has changed | anything else |
+//! | [`rate`] | how often something may happen | anything else |
 //! | [`sys`] | the system calls that nobody wraps; the only `unsafe` | anything else |
 //! | [`slab`] | storage that grows in pages | anything but `sys` |
 //! | [`protocol`] | bytes ↔ HTTP upgrade ↔ frames ↔ typed messages | sockets, clocks, threads |
@@ -34,6 +35,7 @@ pub mod load;
 pub mod metrics;
 pub mod presence;
 pub mod protocol;
+pub mod rate;
 pub mod server;
 pub mod shard;
 pub mod slab;

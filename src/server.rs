@@ -388,7 +388,7 @@ fn make_shard<S: Service, T: Transport>(
     // Where there is no room for the order, the shard will look around for what takes the room.
     let wake: Wake = Arc::new(move || drop(own.order(ControlOrder::LookAround)));
     let application = service.application(shard, shards, Arc::clone(&metrics), wake);
-    let core = Core::new(clock.now(), application, service.limits(&config), metrics);
+    let core = Core::new(clock.now(), application, service.limits(&config).share(shards), metrics);
     let parts = ShardParts {
         shard,
         poll: start.poll,

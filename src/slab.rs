@@ -187,6 +187,35 @@ fn place(index: u32) -> (usize, usize) {
     (index as usize / PAGE_ENTRIES, index as usize % PAGE_ENTRIES)
 }
 
+/// A value for each index of a [`Slab`], the default until it is set: what is kept for some settings alone and would
+/// make every entry larger.
+#[derive(Debug)]
+pub struct Beside<T> {
+    pages: Vec<Box<[T]>>,
+}
+
+impl<T> Default for Beside<T> {
+    fn default() -> Self {
+        Self { pages: Vec::new() }
+    }
+}
+
+impl<T: Copy + Default> Beside<T> {
+    /// The value at `index`.
+    pub fn at(&mut self, index: u32) -> &mut T {
+        let page = index as usize / PAGE_ENTRIES;
+        while self.pages.len() <= page {
+            self.pages.push(vec![T::default(); PAGE_ENTRIES].into_boxed_slice());
+        }
+        &mut self.pages[page][index as usize % PAGE_ENTRIES]
+    }
+
+    /// Bytes that the values take.
+    pub fn held_bytes(&self) -> usize {
+        self.pages.len() * PAGE_ENTRIES * size_of::<T>()
+    }
+}
+
 impl<T> std::ops::Index<u32> for Slab<T> {
     type Output = T;
 

@@ -124,6 +124,26 @@ impl Named for LogFormat {
     }
 }
 
+/// Which of a user's connections ends when there is one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yields {
+    /// The one that has been open for the longest: who comes last is where the user is.
+    Oldest,
+    /// The one that was opened last: whoever was there first stays.
+    Newest,
+}
+
+impl Named for Yields {
+    const ALL: &'static [Self] = &[Self::Oldest, Self::Newest];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+        }
+    }
+}
+
 /// The least important lines that are still logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
@@ -432,6 +452,21 @@ knobs! {
         message_timeout: Time = time(Duration::from_millis(100), HOUR), Duration::from_secs(30);
         /// A connection that takes no byte for so long while something waits for it is ended.
         send_timeout: Time = time(Duration::from_millis(100), HOUR), Duration::from_secs(60);
+        /// Messages, Pings and Pongs a second that a connection may send for good; 0 for no such limit.
+        message_rate: Count = count(0, 1_000_000), 0;
+        /// How many of them it may send at once; so many more again, and it is closed with 4429.
+        message_burst: Count = count(1, 1_000_000), 100;
+        /// Upgrades a second from one IPv4 address or IPv6 /64, beyond which they get 429; 0 for no such limit.
+        upgrade_rate_per_address: Count = count(0, 1_000_000), 0;
+        /// Connections that one IPv4 address or IPv6 /64 may have, beyond which new ones are closed with 4429; 0 for no
+        /// such limit.
+        connections_per_address: Count = count(0, 1_000_000_000), 0;
+        /// Connections that one user may have; 0 for no such limit.
+        connections_per_user: Count = count(0, 1_000_000), 0;
+        /// Which of a user's connections ends when there is one too many: the oldest with 4409, the newest with 4429.
+        connection_that_yields: Choice<Yields> = Choice::any(), Yields::Oldest;
+        /// Status changes a second of one user; what comes faster is put off, and the newest wins; 0 for no such limit.
+        status_rate_per_user: Count = count(0, 1_000_000), 0;
     }
     Shards {
         /// Threads that serve connections; 0 for one per core that this process may use.

@@ -11,7 +11,7 @@ mod units;
 pub use kinds::{InvalidValue, Named};
 pub use knobs::{
     AuthFailure, AuthRefusal, Config, ControlPages, DefaultReach, Group, KNOBS, Knob, LogFormat, LogLevel,
-    VARIABLE_PREFIX,
+    VARIABLE_PREFIX, Yields,
 };
 #[doc(hidden)]
 pub use sources::fuzz;

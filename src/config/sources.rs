@@ -750,7 +750,7 @@ mod tests {
             "COUNT" => &["17", "18"],
             "SIZE" => &["5KiB", "4097B"],
             "DURATION" => &["1s", "999ms"],
-            "WORD" => &["json", "trace", "open", "close", "none"],
+            "WORD" => &["json", "trace", "open", "close", "none", "newest"],
             "FILE" => &["/a b/c.pem"],
             "TEXT" => &["https://a/b?c=d#e"],
             "LIST" => &["one, two,3"],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::process::ProcessFigures;
 use crate::metrics::cell::{BUCKETS, Counter, Histogram};
 use crate::metrics::names::{self, Metric};
-use crate::metrics::{AUTH_OUTCOMES, DROP_REASONS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics, TLS_RESULTS};
+use crate::metrics::{AUTH_OUTCOMES, DROP_REASONS, LIMITS, RECEIVED_TYPES, SENT_TYPES, ShardMetrics, TLS_RESULTS};
 use crate::protocol::close::CLOSE_CODES;
 use crate::protocol::denial::DENIALS;
 use crate::protocol::error::{ERROR_CODES, REFUSALS};
@@ -62,6 +62,7 @@ pub fn write(out: &mut String, shards: &[Arc<ShardMetrics>], process: &ProcessFi
     text.histogram(&names::AUTH_REQUEST_SECONDS, "", &auth_requests);
     text.by_cell(&names::CONNECTIONS_DROPPED_TOTAL, DROP_REASONS, shards, |shard| &shard.drops);
     text.by_cell(&names::TLS_HANDSHAKES_TOTAL, TLS_RESULTS, shards, |shard| &shard.tls_handshakes);
+    text.by_cell(&names::LIMITED_TOTAL, LIMITS, shards, |shard| &shard.limited);
     text.single(&names::BYTES_RECEIVED_TOTAL, sum(|shard| shard.bytes_received_total.get()));
     text.single(&names::BYTES_SENT_TOTAL, sum(|shard| shard.bytes_sent_total.get()));
     text.by_shard(&names::SHARD_CONNECTIONS, shards, |shard| shard.connections_current.get());
@@ -223,7 +224,15 @@ mod tests {
         shard.sockets_current.set(4 * seed);
         shard.users_current.set(2 * seed);
         shard.errors_total.add(seed);
-        let arrays = [&shard.received[..], &shard.sent, &shard.errors, &shard.closes, &shard.refusals, &shard.drops];
+        let arrays = [
+            &shard.received[..],
+            &shard.sent,
+            &shard.errors,
+            &shard.closes,
+            &shard.refusals,
+            &shard.drops,
+            &shard.limited,
+        ];
         for cells in arrays {
             for (index, cell) in cells.iter().enumerate() {
                 cell.add(seed * (index as u64 + 1));
@@ -365,11 +374,12 @@ mod tests {
         assert_eq!(by("rollcall_closes_total", "code", "1000"), 3.0);
         assert_eq!(by("rollcall_closes_total", "code", "4408"), 30.0);
         assert_eq!(by("rollcall_closes_total", "code", "4409"), 33.0);
-        assert_eq!(by("rollcall_closes_total", "code", "other"), 36.0);
+        assert_eq!(by("rollcall_closes_total", "code", "other"), 3.0 * (CLOSE_CODES.len() + 1) as f64);
         assert_eq!(by("rollcall_errors_total", "code", "BAD_ID"), 30.0);
         let (_, _, reason) = REFUSALS[REFUSALS.len() - 1];
         assert_eq!(by("rollcall_refusals_total", "reason", reason), 3.0 * REFUSALS.len() as f64);
         assert_eq!(by("rollcall_connections_dropped_total", "reason", DROP_REASONS[1]), 6.0);
+        assert_eq!(by("rollcall_limited_total", "limit", LIMITS[2]), 9.0);
         assert_eq!(by("rollcall_shard_sockets", "shard", "1"), 8.0);
         assert_eq!(by("rollcall_build_info", "version", env!("CARGO_PKG_VERSION")), 1.0);
     }

@@ -67,6 +67,9 @@ pub const RECEIVED_TYPES: [&str; 10] = [
 /// Types of messages to clients, as `rollcall_messages_sent_total{type}` tells them.
 pub const SENT_TYPES: [&str; 6] = ["CONNECT", "HEARTBEAT_ACK", "ACK", "ERROR", "PRESENCE_STATE", "PRESENCE_CHANGE"];
 
+/// Limits of users and addresses, as `rollcall_limited_total{limit}` tells them.
+pub const LIMITS: [&str; 3] = ["connections_per_address", "connections_per_user", "status_rate_per_user"];
+
 /// Why an open connection ended without a closing handshake,
 /// as `rollcall_connections_dropped_total{reason}` tells them.
 pub const DROP_REASONS: [&str; 3] = ["send_timeout", "peer_reset", "tls"];
@@ -129,6 +132,8 @@ pub struct ShardMetrics {
     pub drops: [Counter; DROP_REASONS.len()],
     /// TLS handshakes that have ended, by [`TLS_RESULTS`].
     pub tls_handshakes: [Counter; TLS_RESULTS.len()],
+    /// What a limit of a user's or an address's ended or put off, by [`LIMITS`].
+    pub limited: [Counter; LIMITS.len()],
     /// Plain HTTP requests handed to control.
     pub http_requests_total: Counter,
     /// Pings sent to connections on which nothing had arrived.
@@ -183,6 +188,7 @@ impl Default for ShardMetrics {
             auth_request_ns: Histogram::new(&TIME_BOUNDS_NS),
             drops: Default::default(),
             tls_handshakes: Default::default(),
+            limited: Default::default(),
             http_requests_total: Counter::default(),
             probes_total: Counter::default(),
             bytes_received_total: Counter::default(),

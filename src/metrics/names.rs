@@ -97,6 +97,8 @@ table! {
         "Connections that ended without a closing handshake, by reason.";
     TLS_HANDSHAKES_TOTAL: Counter, "rollcall_tls_handshakes_total", Some("result"), "handshakes",
         "TLS handshakes on the WebSocket port that have ended, by result.";
+    LIMITED_TOTAL: Counter, "rollcall_limited_total", Some("limit"), "events",
+        "Connections ended and status changes put off by a limit of their user's or address's, by limit.";
     BYTES_RECEIVED_TOTAL: Counter, "rollcall_bytes_received_total", None, "bytes",
         "Bytes read from sockets of the WebSocket port; with TLS what was in their records.";
     BYTES_SENT_TOTAL: Counter, "rollcall_bytes_sent_total", None, "bytes",

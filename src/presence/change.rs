@@ -6,9 +6,10 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, RandomState};
 use std::sync::Arc;
 
+use crate::protocol::address::AddressKey;
 use crate::protocol::cursor::Version;
 use crate::protocol::message::{Metadata, MetadataUpdate, PresenceFields, write_presence};
 use crate::protocol::room_name::RoomName;
@@ -84,12 +85,17 @@ impl NameHasher {
         self.hash(user_id.as_str())
     }
 
+    /// The hash of an address.
+    pub fn address(&self, address: AddressKey) -> NameHash {
+        self.hash(address)
+    }
+
     /// The hash of `room`.
     pub fn room(&self, room: &RoomName) -> NameHash {
         self.hash(room.as_str())
     }
 
-    fn hash(&self, name: &str) -> NameHash {
+    fn hash(&self, name: impl Hash) -> NameHash {
         NameHash(match &self.0 {
             HashKey::Random(state) => state.hash_one(name),
             HashKey::Known(seed) => BuildHasherDefault::<DefaultHasher>::default().hash_one((seed, name)),
@@ -369,6 +375,17 @@ impl RoomEvent {
     }
 }
 
+/// Why a connection is one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surplus {
+    /// Its address has as many as it may.
+    OfAddress,
+    /// Its user has as many as it may, and those that are there stay.
+    NewestOfUser,
+    /// Its user has more than it may, and this one has been there for the longest.
+    OldestOfUser,
+}
+
 /// What one shard, with its partition, tells another.
 #[derive(Debug)]
 pub enum Post {
@@ -406,6 +423,17 @@ pub enum Post {
     },
     /// To a connection's shard: another connection took its place.
     Replaced(ConnectionKey),
+    /// To an address's partition: a connection from there opened or ended.
+    Address {
+        /// The connection.
+        connection: ConnectionKey,
+        /// Where its client is.
+        address: AddressKey,
+        /// Whether it opened.
+        opened: bool,
+    },
+    /// To a connection's shard: it is one too many, and does not count any more.
+    TooMany(ConnectionKey, Surplus),
     /// To a room's partition: a user is in the room, or no more.
     Member {
         /// The room.

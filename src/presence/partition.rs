@@ -10,16 +10,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::change::{
-    ConnectionKey, EndCause, Happening, Moment, Post, Posts, Predecessor, PresenceEvent, RoomRef, SessionKey, Told,
-    UserNews, UserRef,
+    ConnectionKey, EndCause, Happening, Moment, Post, Posts, Predecessor, PresenceEvent, RoomRef, SessionKey, Surplus,
+    Told, UserNews, UserRef,
 };
 use super::clock::VersionClock;
 use super::gone::{Gone, GoneLinks};
 use super::index::Index;
+use super::pace::{Pace, Saying};
 use crate::breaks::{Break, is_on};
 use crate::protocol::cursor::Version;
 use crate::protocol::message::{Metadata, MetadataUpdate};
 use crate::protocol::status::{PresenceStatus, Status};
+use crate::rate::Rate;
 use crate::slab::{NONE, Slab};
 
 /// Statuses in the order in which they decide: invisible if any connection says so, else busy, else online, else away.
@@ -42,6 +44,12 @@ pub struct PartitionTerms {
     pub sessions_max: usize,
     /// Users that are offline of whom it is kept when they were last seen; the oldest are forgotten first.
     pub last_seen_max: usize,
+    /// Connections that one user may have.
+    pub connections_max: u32,
+    /// Whether it is the oldest of a user's connections that ends when there is one too many, or the newest.
+    pub oldest_yields: bool,
+    /// How often one user may change its status, where that is limited.
+    pub status_rate: Option<Rate>,
 }
 
 /// The users whose hash falls to this partition.
@@ -73,6 +81,8 @@ pub struct Partition {
     ties: Vec<u32>,
     /// Rooms that a user came into or left in this step, as far as connections go.
     crossings: Vec<(RoomRef, bool)>,
+    /// What users say faster than others are told, where that is limited.
+    pace: Option<Pace>,
     /// Bytes on the heap that records point to.
     pointed_bytes: usize,
 }
@@ -205,6 +215,7 @@ impl Partition {
     pub fn new(terms: PartitionTerms) -> Self {
         Self {
             ties: vec![0; terms.partitions],
+            pace: terms.status_rate.map(Pace::new),
             terms,
             clock: VersionClock::default(),
             users: Slab::default(),
@@ -243,12 +254,23 @@ impl Partition {
         match what {
             Happening::Opened { .. } => {}
             Happening::Abandoned(status) => {
+                self.take_put_off(place);
                 for room in self.with_extra(place, |extra| std::mem::take(&mut extra.rooms)) {
                     self.leave(user, &room);
                 }
                 self.say(place, status, MetadataUpdate::Clear);
             }
-            Happening::Updated { status, metadata } => self.say(place, status, metadata),
+            Happening::Updated { status, metadata } => {
+                self.places[place].is_plain = false;
+                let saying = Saying { status, metadata };
+                let now = match &mut self.pace {
+                    Some(pace) => pace.offer(at.elapsed_ms, user, place, saying),
+                    None => Some(saying),
+                };
+                if let Some(Saying { status, metadata }) = now {
+                    self.say(place, status, metadata);
+                }
+            }
             Happening::Joined(room) => {
                 self.places[place].is_plain = false;
                 let is_new = self.with_extra(place, |extra| {
@@ -272,6 +294,7 @@ impl Partition {
                 }
             }
             Happening::Ended { cause, heard_unix_ms, ended_ms } => {
+                self.say_what_was_put_off(place);
                 if before.seen() != PresenceStatus::Offline {
                     let user = &mut self.users[user];
                     user.heard_unix_ms = user.heard_unix_ms.max(heard_unix_ms);
@@ -301,12 +324,19 @@ impl Partition {
         {
             self.forget_oldest_session();
         }
+        while let Some((place, saying)) = self.pace.as_mut().and_then(|pace| pace.next_due(at.elapsed_ms)) {
+            let user = self.places[place].user;
+            let before = self.view(user);
+            self.say(place, saying.status, saying.metadata);
+            self.settle(at, user, &before, posts);
+        }
     }
 
     /// When [`Partition::tick`] has something to do next, in milliseconds since the process began to serve.
     pub fn deadline_ms(&self) -> Option<u64> {
         let due_ms = |queue: &VecDeque<Pending>| queue.front().map(|pending| pending.due_ms);
-        [due_ms(&self.graces), due_ms(&self.kept)].into_iter().flatten().min()
+        let pace = self.pace.as_ref().and_then(Pace::deadline_ms);
+        [due_ms(&self.graces), due_ms(&self.kept), pace].into_iter().flatten().min()
     }
 
     /// Tells `shard` of a user, now and from now on.
@@ -339,6 +369,11 @@ impl Partition {
         self.ties[shard]
     }
 
+    /// How many status changes were put off since this was last asked.
+    pub fn take_put_off_count(&mut self) -> u64 {
+        self.pace.as_mut().map_or(0, Pace::take_count)
+    }
+
     /// A version that no later one is at or below.
     pub fn horizon(&mut self, at: Moment) -> Version {
         self.clock.horizon(at.unix_ms)
@@ -349,6 +384,7 @@ impl Partition {
         self.users.len() * (Slab::<User>::ENTRY_BYTES + INDEX_ENTRY_BYTES)
             + self.places.len() * (Slab::<Place>::ENTRY_BYTES + 2 * INDEX_ENTRY_BYTES)
             + (self.graces.len() + self.kept.len()) * size_of::<Pending>()
+            + self.pace.as_ref().map_or(0, Pace::held_bytes)
             + self.pointed_bytes
     }
 
@@ -406,6 +442,7 @@ impl Partition {
                     self.settle(at, user, &before, posts);
                 }
                 self.take_over(place, connection, session, posts);
+                self.places[place].opened_ms = at.elapsed_ms as u32;
                 if let Some(status) = status {
                     self.say(place, status, MetadataUpdate::Keep);
                 }
@@ -431,7 +468,42 @@ impl Partition {
                 self.link(place);
             }
         }
+        self.hold_to_limit(at, user, connection, posts);
         self.settle(at, user, &before, posts);
+    }
+
+    /// Ends one of the user's connections where `newest` is one too many. It counts no more from now on, so that the
+    /// next one that opens ends another.
+    ///
+    /// Looks at all of the user's places that count, which this very limit bounds.
+    fn hold_to_limit(&mut self, at: Moment, user: u32, newest: ConnectionKey, posts: &mut Posts) {
+        if self.users[user].open <= self.terms.connections_max {
+            return;
+        }
+        let age_ms = |place: u32| (at.elapsed_ms as u32).wrapping_sub(self.places[place].opened_ms);
+        let open = self.counting_places(user).filter(|&place| self.places[place].phase == Phase::Open);
+        let found = if self.terms.oldest_yields {
+            let others = open.filter(|&place| self.places[place].connection != newest);
+            others.max_by_key(|&place| age_ms(place)).map(|place| (place, Surplus::OldestOfUser))
+        } else {
+            let mut same = open.filter(|&place| self.places[place].connection == newest);
+            same.next().map(|place| (place, Surplus::NewestOfUser))
+        };
+        let Some((yielding, surplus)) = found else { return };
+        let connection = self.places[yielding].connection;
+        posts.send(connection.shard as usize, Post::TooMany(connection, surplus));
+        self.users[user].open -= 1;
+        self.uncount(yielding);
+        self.remove_place(yielding);
+    }
+
+    /// The user's places that count, list by list.
+    fn counting_places(&self, user: u32) -> impl Iterator<Item = u32> {
+        let lists = self.users[user].newest.into_iter();
+        lists.flat_map(|newest| {
+            let older = |place: &u32| self.places.get(*place).map(|place| place.older);
+            std::iter::successors(Some(newest), older).filter(|&place| place != NONE)
+        })
     }
 
     /// The place of `user`'s session, if it may be resumed.
@@ -447,6 +519,7 @@ impl Partition {
         let user = self.places[place].user;
         match self.places[place].phase {
             Phase::Open => {
+                self.say_what_was_put_off(place);
                 let replaced = self.places[place].connection;
                 posts.send(replaced.shard as usize, Post::Replaced(replaced));
                 self.users[user].open -= 1;
@@ -573,6 +646,17 @@ impl Partition {
         self.link(place);
     }
 
+    fn take_put_off(&mut self, place: u32) -> Option<Saying> {
+        self.pace.as_mut()?.take_put_off(place)
+    }
+
+    /// What a place was not allowed to say yet it says now, since it will not be asked again.
+    fn say_what_was_put_off(&mut self, place: u32) {
+        if let Some(Saying { status, metadata }) = self.take_put_off(place) {
+            self.say(place, status, metadata);
+        }
+    }
+
     /// Changes what few places have, and reckons what it takes.
     fn with_extra<T>(&mut self, place: u32, change: impl FnOnce(&mut PlaceExtra) -> T) -> T {
         let place = &mut self.places[place];
@@ -604,6 +688,7 @@ impl Partition {
     }
 
     fn remove_place(&mut self, place: u32) {
+        self.take_put_off(place);
         self.unindex_place(place);
         let Some(place) = self.places.remove(place) else { return };
         self.pointed_bytes -= place.pointed_bytes();
@@ -884,6 +969,9 @@ impl Partition {
             self.users_by_hash.remove(record.user.hash.0, user);
             self.pointed_bytes -= record.user.id.heap_bytes();
             self.users.remove(user);
+            if let Some(pace) = &mut self.pace {
+                pace.forget(user);
+            }
         }
     }
 
@@ -1021,8 +1109,16 @@ mod tests {
     use crate::protocol::room_name::RoomName;
     use crate::protocol::user_id::UserId;
 
-    const TERMS: PartitionTerms =
-        PartitionTerms { partitions: 2, grace_ms: 10_000, resume_ms: 30_000, sessions_max: 100, last_seen_max: 100 };
+    const TERMS: PartitionTerms = PartitionTerms {
+        partitions: 2,
+        grace_ms: 10_000,
+        resume_ms: 30_000,
+        sessions_max: 100,
+        last_seen_max: 100,
+        connections_max: u32::MAX,
+        oldest_yields: true,
+        status_rate: None,
+    };
 
     /// A partition, the time, and what it posted.
     struct World {
@@ -1097,6 +1193,15 @@ mod tests {
             self.posts.take().filter_map(of).collect()
         }
 
+        /// Which connections were told that they are one too many since this was last asked.
+        fn too_many(&mut self) -> Vec<(u32, Surplus)> {
+            let of = |post| match post {
+                (_, Post::TooMany(connection, surplus)) => Some((connection.index, surplus)),
+                _ => None,
+            };
+            self.posts.take().filter_map(of).collect()
+        }
+
         /// What the partition of a room was told of it since this was last asked.
         fn members(&mut self) -> Vec<(String, bool)> {
             let of = |post| match post {
@@ -1119,6 +1224,71 @@ mod tests {
             Ok(ClientMessage::PresenceUpdate { metadata: MetadataUpdate::Replace(metadata), .. }) => metadata,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn one_connection_too_many_ends_the_oldest_which_counts_no_more_at_once() {
+        let mut world = World::new(PartitionTerms { connections_max: 2, ..TERMS });
+        for index in 1..=5 {
+            world.open(index, "ana", Some(Status::Busy), Predecessor::None);
+            world.pass(10);
+        }
+        let oldest = |index| (index, Surplus::OldestOfUser);
+        assert_eq!(world.too_many(), [oldest(1), oldest(2), oldest(3)]);
+        assert_eq!(world.partition.places.len(), 2);
+        world.end(1, EndCause::Lost);
+        world.update(2, Status::Away);
+        assert_eq!(world.json("ana").matches("busy").count(), 1);
+        // Who speaks is not the older for it, and who took another's place is the newest.
+        world.update(4, Status::Online);
+        world.end(4, EndCause::Lost);
+        world.open(6, "ana", None, Predecessor::Unnamed);
+        assert_eq!(world.too_many(), []);
+        world.open(7, "ana", Some(Status::Away), Predecessor::None);
+        assert_eq!(world.too_many(), [oldest(5)]);
+        world.open(8, "bob", None, Predecessor::None);
+        assert_eq!(world.too_many(), []);
+    }
+
+    #[test]
+    fn where_the_newest_yields_those_that_are_there_stay() {
+        let mut world = World::new(PartitionTerms { connections_max: 1, oldest_yields: false, ..TERMS });
+        world.open(1, "ana", Some(Status::Away), Predecessor::None);
+        world.open(2, "ana", Some(Status::Busy), Predecessor::None);
+        assert_eq!(world.too_many(), [(2, Surplus::NewestOfUser)]);
+        assert!(world.json("ana").contains("away"));
+        world.end(2, EndCause::Lost);
+        world.end(1, EndCause::Asked);
+        assert!(world.json("ana").contains("offline"));
+        world.open(3, "ana", None, Predecessor::Unnamed);
+        assert_eq!(world.too_many(), []);
+    }
+
+    #[test]
+    fn a_user_that_changes_too_fast_is_told_of_in_time_and_as_it_is_then() {
+        let mut world = World::new(PartitionTerms { status_rate: Rate::new(1, 1), ..TERMS });
+        world.open(1, "ana", None, Predecessor::None);
+        let ana = world.user("ana");
+        world.partition.follow(1, ana, &mut world.posts);
+        world.told();
+        for status in [Status::Busy, Status::Away, Status::Online, Status::Away] {
+            world.update(1, status);
+        }
+        let told = world.told();
+        assert!(told.len() == 1 && told[0].contains("busy"), "{told:?}");
+        assert_eq!(world.partition.take_put_off_count(), 3);
+        world.pass(999);
+        assert!(world.told().is_empty());
+        world.pass(1);
+        let told = world.told();
+        assert!(told.len() == 1 && told[0].contains("away"), "{told:?}");
+        // Its last word counts while its return is waited for.
+        world.update(1, Status::Busy);
+        world.update(1, Status::Online);
+        world.end(1, EndCause::Lost);
+        assert!(world.json("ana").contains("online"));
+        world.pass(60_000);
+        assert!(world.partition.places.is_empty() && world.partition.deadline_ms().is_none());
     }
 
     #[test]

@@ -26,8 +26,10 @@ pub enum CloseCode {
     Unauthorized = 4401,
     /// Silent too long.
     Silent = 4408,
-    /// Another connection took this session's place.
+    /// Another connection took its place: that of its session, or a newer one of its user.
     Replaced = 4409,
+    /// More messages than `message_rate`, though it was told, or more connections than one user or address may have.
+    RateLimited = 4429,
 }
 
 /// What a client should do after a close.
@@ -44,7 +46,7 @@ pub enum ComeBack {
 }
 
 /// Every code that the server itself chooses, in the order of the metric's cells and of the README's table.
-pub const CLOSE_CODES: [CloseCode; 11] = [
+pub const CLOSE_CODES: [CloseCode; 12] = [
     CloseCode::Normal,
     CloseCode::GoingAway,
     CloseCode::Protocol,
@@ -56,6 +58,7 @@ pub const CLOSE_CODES: [CloseCode; 11] = [
     CloseCode::Unauthorized,
     CloseCode::Silent,
     CloseCode::Replaced,
+    CloseCode::RateLimited,
 ];
 
 impl CloseCode {
@@ -67,12 +70,15 @@ impl CloseCode {
     /// What a client should do after this code.
     pub fn come_back(self) -> ComeBack {
         match self {
-            Self::Normal | Self::Protocol | Self::Unsupported | Self::InvalidUtf8 | Self::Policy | Self::TooBig => {
-                ComeBack::Never
-            }
             // Two tabs with one session would take it from each other for ever.
-            Self::Replaced => ComeBack::Never,
-            Self::GoingAway | Self::Internal => ComeBack::AfterWait,
+            Self::Normal
+            | Self::Protocol
+            | Self::Unsupported
+            | Self::InvalidUtf8
+            | Self::Policy
+            | Self::TooBig
+            | Self::Replaced => ComeBack::Never,
+            Self::GoingAway | Self::Internal | Self::RateLimited => ComeBack::AfterWait,
             Self::Unauthorized => ComeBack::WithToken,
             Self::Silent => ComeBack::AtOnce,
         }

@@ -97,6 +97,9 @@ pub enum InvalidMessage {
     /// What the message asks to keep is more than `memory_limit` leaves room for. No fault of the client's.
     #[error("The server is full: `memory_limit` leaves no room for more; try again later.")]
     ServerFull,
+    /// More messages than `message_rate` allows. This one was not read.
+    #[error("More messages than the server takes of one connection: this one was thrown away. Send fewer.")]
+    RateLimited,
 }
 
 /// A field of a message, displayed as its path: `payload.rooms[3].detail`. The numbers are places in arrays, from 0.
@@ -171,7 +174,7 @@ impl fmt::Display for Field {
 }
 
 /// Every ERROR code with the sentence of the README's table, in the order of the metric's cells.
-pub const ERROR_CODES: [(&str, &str); 19] = [
+pub const ERROR_CODES: [(&str, &str); 20] = [
     ("NOT_JSON", "the message is not valid JSON"),
     ("NOT_AN_OBJECT", "the message is JSON, but not an object"),
     ("TYPE_MISSING", "the field `type` is missing"),
@@ -191,6 +194,7 @@ pub const ERROR_CODES: [(&str, &str); 19] = [
     ("BAD_TOKEN", "the token of AUTH is not accepted; what was granted before stays"),
     ("SERVER_FULL", "the server has no memory for what the message asks it to keep"),
     ("NARROWED", "the new token of AUTH grants less; what was watched or joined beyond it was left"),
+    ("RATE_LIMITED", "the message is over `message_rate` and was thrown away unread"),
 ];
 
 impl InvalidMessage {
@@ -216,6 +220,7 @@ impl InvalidMessage {
             Self::BadToken { .. } => 16,
             Self::ServerFull => 17,
             Self::Narrowed => 18,
+            Self::RateLimited => 19,
         }
     }
 
@@ -354,11 +359,14 @@ pub enum Refusal {
     /// Neither the keys of tokens nor `auth_url` can be had.
     #[error("Who you are cannot be verified now; try again later.")]
     AuthUnavailable,
+    /// More upgrades from one address than `upgrade_rate_per_address`.
+    #[error("Too many connections from this address; try again later.")]
+    UpgradeRate,
 }
 
 /// Every refusal with its HTTP status and the label that `rollcall_refusals_total{reason}` gives it, in
 /// the order of the metric's cells.
-pub const REFUSALS: [(Refusal, u16, &str); 18] = [
+pub const REFUSALS: [(Refusal, u16, &str); 19] = [
     (Refusal::BadRequest, 400, "bad_request"),
     (Refusal::Body, 400, "body"),
     (Refusal::BadKey, 400, "bad_key"),
@@ -377,6 +385,7 @@ pub const REFUSALS: [(Refusal, u16, &str); 18] = [
     (Refusal::Origin, 403, "origin"),
     (Refusal::Host, 421, "host"),
     (Refusal::AuthUnavailable, 503, "auth_unavailable"),
+    (Refusal::UpgradeRate, 429, "upgrade_rate"),
 ];
 
 impl Refusal {

@@ -194,6 +194,7 @@ pub fn write_refusal(out: &mut Vec<u8>, refused: &Refused) {
         414 => "URI Too Long",
         421 => "Misdirected Request",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         _ => "Service Unavailable",
     };
@@ -202,7 +203,7 @@ pub fn write_refusal(out: &mut Vec<u8>, refused: &Refused) {
         401 => "WWW-Authenticate: Bearer realm=\"rollcall\"\r\nConnection: close\r\n".to_owned(),
         405 => format!("Allow: {allow}\r\nConnection: close\r\n"),
         426 => "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n".to_owned(),
-        503 => format!("Retry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n"),
+        429 | 503 => format!("Retry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n"),
         _ => "Connection: close\r\n".to_owned(),
     };
     let body = detail.map_or_else(|| format!("{refusal}\n"), |detail| format!("{detail}\n"));

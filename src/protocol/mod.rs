@@ -1,5 +1,6 @@
 //! Bytes ↔ HTTP upgrade ↔ frames ↔ typed messages. Sans-IO: no sockets, no clocks, no threads.
 
+pub mod address;
 pub mod assembly;
 pub mod close;
 pub mod cursor;

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::outbox::Outbox;
-use crate::config::Config;
-use crate::presence::change::{ConnectionKey, Moment, Post, Posts, RoomRef};
+use crate::config::{Config, Yields};
+use crate::presence::address::Addresses;
+use crate::presence::change::{ConnectionKey, Moment, Post, Posts, RoomRef, Surplus};
 use crate::presence::partition::{Partition, PartitionTerms};
 use crate::presence::room::{RoomTerms, Rooms};
 use crate::presence::watch::{WatchTable, WatchTerms};
 use crate::protocol::cursor::Version;
+use crate::rate::Rate;
 
 /// How long a shard that follows another's users or rooms goes without being told how far the other has come, in
 /// milliseconds.
@@ -22,6 +24,8 @@ pub struct ExchangeTerms {
     partition: PartitionTerms,
     rooms: RoomTerms,
     watch: WatchTerms,
+    /// Connections that one address may have; 0 for no such limit.
+    address_connections_max: usize,
 }
 
 impl ExchangeTerms {
@@ -37,7 +41,14 @@ impl ExchangeTerms {
                 resume_ms: ms(config.resume_window),
                 sessions_max: config.resume_sessions_max.div_ceil(shards),
                 last_seen_max: config.last_seen_capacity.div_ceil(shards),
+                connections_max: match config.connections_per_user {
+                    0 => u32::MAX,
+                    connections => u32::try_from(connections).unwrap_or(u32::MAX),
+                },
+                oldest_yields: config.connection_that_yields == Yields::Oldest,
+                status_rate: Rate::new(config.status_rate_per_user, config.status_rate_per_user),
             },
+            address_connections_max: config.connections_per_address,
             rooms: RoomTerms { partitions: shards, detail_limit: config.room_detail_limit, history_ms },
             watch: WatchTerms {
                 partitions: shards,
@@ -85,6 +96,8 @@ pub struct Exchange {
     pub rooms: Rooms,
     /// Who on this shard watches whom.
     pub watch: WatchTable,
+    /// How many connections addresses have whose hash falls to this partition, where that is limited.
+    addresses: Option<Addresses>,
     outboxes: Vec<Outbox>,
     /// When each shard was last sent something, in milliseconds since the process began to serve.
     sent_ms: Vec<u64>,
@@ -93,6 +106,8 @@ pub struct Exchange {
     opened: VecDeque<(ConnectionKey, bool)>,
     /// Connections whose place another took.
     replaced: VecDeque<ConnectionKey>,
+    /// Connections that are one too many.
+    too_many: VecDeque<(ConnectionKey, Surplus)>,
     /// Connections that are in rooms because they took another's place.
     adopted: VecDeque<(ConnectionKey, Vec<RoomRef>)>,
 }
@@ -101,16 +116,19 @@ impl Exchange {
     /// The exchange of `shard`.
     pub fn new(shard: usize, terms: ExchangeTerms) -> Self {
         let shards = terms.partition.partitions;
+        let address_connections_max = terms.address_connections_max;
         Self {
             shard,
             partition: Partition::new(terms.partition),
             rooms: Rooms::new(terms.rooms),
             watch: WatchTable::new(shard as u32, terms.watch),
+            addresses: (address_connections_max > 0).then(|| Addresses::new(address_connections_max)),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             sent_ms: vec![0; shards],
             posts: Posts::default(),
             opened: VecDeque::new(),
             replaced: VecDeque::new(),
+            too_many: VecDeque::new(),
             adopted: VecDeque::new(),
         }
     }
@@ -210,19 +228,27 @@ impl Exchange {
         self.adopted.pop_front()
     }
 
-    /// Whether [`Exchange::next_opened`], [`Exchange::next_replaced`] or [`Exchange::next_adopted`] has something.
+    /// A connection that was one too many since this was last asked, and why.
+    pub fn next_too_many(&mut self) -> Option<(ConnectionKey, Surplus)> {
+        self.too_many.pop_front()
+    }
+
+    /// Whether one of [`Exchange::next_opened`], [`Exchange::next_replaced`], [`Exchange::next_adopted`] and
+    /// [`Exchange::next_too_many`] has something.
     pub fn has_tidings(&self) -> bool {
-        !self.opened.is_empty() || !self.replaced.is_empty() || !self.adopted.is_empty()
+        !self.opened.is_empty() || !self.replaced.is_empty() || !self.adopted.is_empty() || !self.too_many.is_empty()
     }
 
     /// Bytes that all this holds, about.
     pub fn held_bytes(&self) -> usize {
-        self.partition.held_bytes() + self.rooms.held_bytes() + self.watch.held_bytes()
+        let addresses = self.addresses.as_ref().map_or(0, Addresses::held_bytes);
+        self.partition.held_bytes() + self.rooms.held_bytes() + self.watch.held_bytes() + addresses
     }
 
     /// Whether nothing is left: nobody is known, nothing is watched.
     pub fn is_empty(&self) -> bool {
-        self.partition.is_empty() && self.rooms.is_empty() && self.watch.is_empty() && !self.has_tidings()
+        let no_address = self.addresses.as_ref().is_none_or(Addresses::is_empty);
+        no_address && self.partition.is_empty() && self.rooms.is_empty() && self.watch.is_empty() && !self.has_tidings()
     }
 
     /// Whether `shard` must be told how far this one has come.
@@ -267,6 +293,15 @@ impl Exchange {
             Post::Opened { connection, resumed } => self.opened.push_back((connection, resumed)),
             Post::Rooms { connection, rooms } => self.adopted.push_back((connection, rooms)),
             Post::Replaced(connection) => self.replaced.push_back(connection),
+            Post::TooMany(connection, surplus) => self.too_many.push_back((connection, surplus)),
+            Post::Address { connection, address, opened } => {
+                let Some(addresses) = &mut self.addresses else { return };
+                if !opened {
+                    addresses.ended(address);
+                } else if !addresses.opened(address) {
+                    posts.send(connection.shard as usize, Post::TooMany(connection, Surplus::OfAddress));
+                }
+            }
             Post::Member { room, told, is_member } => self.rooms.member(at, &room, told, is_member),
             Post::MemberTold(told) => self.rooms.member_told(&told),
             Post::FollowRoom(question) => self.rooms.follow(at, question, posts),

@@ -48,9 +48,14 @@ struct Positions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     User(u64),
-    Member { room: u64, user: u64 },
+    Member {
+        room: u64,
+        user: u64,
+    },
     MemberTold(u64),
     Room(u64),
+    /// That a connection from some address opened.
+    Address(ConnectionKey),
 }
 
 impl Outbox {
@@ -99,6 +104,14 @@ impl Outbox {
         }
         if is_on(Break::FullInboxDrops) && matches!(post, Post::Told(_)) {
             return;
+        }
+        // Of a connection that came and went while this waited, its address need not be told.
+        if let Post::Address { connection, opened: false, .. } = post
+            && let Some(earlier) =
+                self.folded.as_mut().and_then(|folded| folded.others.remove(&Subject::Address(connection)))
+        {
+            self.clear(earlier);
+            return self.close_holes();
         }
         if let Some(subject) = subject_of(&post) {
             let position = self.posts.len();
@@ -234,6 +247,7 @@ fn subject_of(post: &Post) -> Option<Subject> {
         Post::Member { room, told, .. } => Some(Subject::Member { room: room.hash().0, user: told.user.hash.0 }),
         Post::MemberTold(told) => Some(Subject::MemberTold(told.user.hash.0)),
         Post::RoomNews(news) => Some(Subject::Room(news.room.hash().0)),
+        Post::Address { connection, opened: true, .. } => Some(Subject::Address(*connection)),
         _ => None,
     }
 }
@@ -291,6 +305,7 @@ mod tests {
         EndCause, Moment, NameHasher, Posts, Predecessor, RoomRef, SessionKey, Told, UserNews, UserRef,
     };
     use crate::presence::partition::{Partition, PartitionTerms};
+    use crate::protocol::address::AddressKey;
     use crate::protocol::cursor::Version;
     use crate::protocol::room_name::RoomName;
     use crate::protocol::status::{PresenceStatus, Status};
@@ -380,6 +395,30 @@ mod tests {
         members
     }
 
+    #[test]
+    fn of_a_connection_that_came_and_went_while_it_waited_the_address_is_not_told() {
+        let address = |index, opened| Post::Address { connection: key(index), address: AddressKey::default(), opened };
+        let mut outbox = Outbox::default();
+        outbox.push(address(1, true));
+        assert_eq!(outbox.take().map(|posts| posts.len()), Some(1));
+        outbox.hold();
+        for index in 2..1_000 {
+            outbox.push(address(index, true));
+            outbox.push(address(index, false));
+        }
+        outbox.push(address(1, false));
+        outbox.push(address(1_000, true));
+        let posts = outbox.take().unwrap();
+        let told: Vec<_> = posts
+            .iter()
+            .map(|post| match post {
+                Post::Address { connection, opened, .. } => (connection.index, *opened),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(1, false), (1_000, true)]);
+    }
+
     proptest! {
         #[test]
         fn what_arrives_late_and_folded_leads_to_the_same_presence(steps in prop::collection::vec(prop_oneof![
@@ -391,8 +430,16 @@ mod tests {
         ], 0..400)) {
             let hasher = NameHasher::default();
             // Without a grace nothing is owed to one who came and went while the inbox was full.
-            let terms =
-                PartitionTerms { partitions: 1, grace_ms: 0, resume_ms: 0, sessions_max: 0, last_seen_max: 0 };
+            let terms = PartitionTerms {
+                partitions: 1,
+                grace_ms: 0,
+                resume_ms: 0,
+                sessions_max: 0,
+                last_seen_max: 0,
+                connections_max: u32::MAX,
+                oldest_yields: true,
+                status_rate: None,
+            };
             let (mut direct, mut late) = (Partition::new(terms.clone()), Partition::new(terms));
             let (mut direct_posts, mut late_posts) = (Posts::default(), Posts::default());
             let mut outbox = Outbox::default();

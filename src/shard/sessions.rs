@@ -16,9 +16,10 @@ use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::presence::change::{
     ConnectionKey, EndCause, Happening, NameHash, NameHasher, Post, Predecessor, PresenceEvent, RoomRef, SessionKey,
-    UserRef,
+    Surplus, UserRef,
 };
 use crate::presence::watch::{Refused, Said, Watched};
+use crate::protocol::address::AddressKey;
 use crate::protocol::assembly::Message;
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::InvalidMessage;
@@ -222,6 +223,16 @@ impl Application for Sessions {
         }
     }
 
+    fn came_from(&mut self, now: Now, connection: ConnectionId, address: AddressKey) {
+        self.state.set_now(now);
+        self.state.tell_address(connection, address, true);
+    }
+
+    fn gone_from(&mut self, now: Now, connection: ConnectionId, address: AddressKey) {
+        self.state.set_now(now);
+        self.state.tell_address(connection, address, false);
+    }
+
     fn message(
         &mut self,
         now: Now,
@@ -253,6 +264,12 @@ impl Application for Sessions {
         self.state.set_now(now);
         self.state.metrics.received[RECEIVED_INVALID].increment();
         self.state.answer_error(&InvalidMessage::ServerFull, None, out);
+    }
+
+    fn over_rate(&mut self, now: Now, out: &mut Vec<u8>) {
+        self.state.clock.set(now);
+        self.state.metrics.received[RECEIVED_INVALID].increment();
+        self.state.answer_error(&InvalidMessage::RateLimited, None, out);
     }
 
     fn set_memory_full(&mut self, full: bool) {
@@ -716,6 +733,13 @@ impl State {
         }
     }
 
+    /// Tells the partition of an address that one of its connections opened or ended.
+    fn tell_address(&mut self, connection: ConnectionId, address: AddressKey, opened: bool) {
+        let partition = self.hasher.address(address).partition(self.exchange.shards());
+        let post = Post::Address { connection: self.key(connection), address, opened };
+        self.exchange.post(self.now.moment(), partition, post);
+    }
+
     /// Takes in what partitions told of this shard's connections.
     fn hear_tidings(&mut self) {
         let mut too_late = Vec::new();
@@ -740,6 +764,19 @@ impl State {
         while let Some(key) = self.exchange.next_replaced() {
             let close = Close::new(CloseCode::Replaced, "another connection took this session's place");
             self.actions.push_back(Action::Close(connection_of(key), close));
+        }
+        while let Some((key, surplus)) = self.exchange.next_too_many() {
+            let (limit, code, reason) = match surplus {
+                Surplus::OfAddress => {
+                    (LIMITED_ADDRESS, CloseCode::RateLimited, "too many connections from this address")
+                }
+                Surplus::NewestOfUser => (LIMITED_USER, CloseCode::RateLimited, "too many connections of this user"),
+                Surplus::OldestOfUser => {
+                    (LIMITED_USER, CloseCode::Replaced, "a newer connection took this one's place")
+                }
+            };
+            self.metrics.limited[limit].increment();
+            self.actions.push_back(Action::Close(connection_of(key), Close::new(code, reason)));
         }
     }
 
@@ -810,7 +847,8 @@ impl State {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.metrics.limited[LIMITED_STATUS].add(self.exchange.partition.take_put_off_count());
         let partition = &self.exchange.partition;
         self.metrics.users_current.set(partition.users() as u64);
         for (cell, status) in self.metrics.users_by_status.iter().zip(Status::ALL) {
@@ -888,6 +926,11 @@ impl WrittenClock {
         &self.heartbeat_ack
     }
 }
+
+// Places in `metrics::LIMITS`.
+const LIMITED_ADDRESS: usize = 0;
+const LIMITED_USER: usize = 1;
+const LIMITED_STATUS: usize = 2;
 
 // Places in `metrics::RECEIVED_TYPES` and `metrics::SENT_TYPES`.
 const RECEIVED_HEARTBEAT: usize = 0;

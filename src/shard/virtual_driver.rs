@@ -3,6 +3,7 @@
 //! A peer may speak TLS: then what it is sent and sends is ciphertext.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::core::{Appetite, Application, Core, Input, Limits, Output};
@@ -58,10 +59,15 @@ impl<A: Application> VirtualDriver<A> {
         Self { core, now, peers: Vec::new(), handed_over: Vec::new(), ready: Vec::new() }
     }
 
-    /// A peer connects; returns its number.
+    /// A peer connects from this host; returns its number.
     pub fn connect(&mut self, refusal: Option<Refusal>) -> usize {
+        self.connect_from(Ipv4Addr::LOCALHOST.into(), refusal)
+    }
+
+    /// A peer connects from `address`; returns its number.
+    pub fn connect_from(&mut self, address: IpAddr, refusal: Option<Refusal>) -> usize {
         let peer = self.peers.len();
-        let accepted = self.core.accept(self.now, refusal, |_| Ok::<_, Infallible>(peer));
+        let accepted = self.core.accept(self.now, address, refusal, |_| Ok::<_, Infallible>(peer));
         let Ok(connection) = accepted;
         let (received, in_kernel) = (Vec::new(), Vec::new());
         let (room, tls) = (usize::MAX, None);

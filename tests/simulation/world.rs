@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -565,7 +566,8 @@ impl World {
     fn accept(&mut self, shard: usize) {
         for socket in std::mem::take(&mut self.shards[shard].accepts) {
             let record = &mut self.shards[shard];
-            let Ok(connection) = record.core.accept(self.now, None, |_| Ok::<_, Infallible>(socket));
+            let Ok(connection) =
+                record.core.accept(self.now, Ipv4Addr::LOCALHOST.into(), None, |_| Ok::<_, Infallible>(socket));
             let index = connection.index as usize;
             if record.slots.len() <= index {
                 record.slots.resize(index + 1, 0);

@@ -217,6 +217,7 @@ mod tests {
             InvalidMessage::TooManyRooms { max: u32::MAX },
             InvalidMessage::ServerFull,
             InvalidMessage::Narrowed,
+            InvalidMessage::RateLimited,
         ];
         let index = u32::MAX;
         for field in [

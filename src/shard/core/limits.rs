@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::protocol::assembly;
+use crate::rate::Rate;
 
 /// The limits of every connection of a shard. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -30,6 +31,12 @@ pub struct Limits {
     pub public_metrics: bool,
     /// The step in which all these times are kept.
     pub timer_tick_ms: u64,
+    /// Messages, Pings and Pongs of one connection.
+    pub message_rate: Option<Rate>,
+    /// Upgrades from one address.
+    pub upgrade_rate: Option<Rate>,
+    /// Whether the application counts connections by address.
+    pub counts_addresses: bool,
 }
 
 impl Limits {
@@ -53,6 +60,15 @@ impl Limits {
             probe_timeout_ms: ms(config.probe_timeout),
             public_metrics: config.public_metrics,
             timer_tick_ms: ms(config.timer_tick),
+            message_rate: Rate::new(config.message_rate, config.message_burst),
+            upgrade_rate: Rate::new(config.upgrade_rate_per_address, config.upgrade_rate_per_address),
+            counts_addresses: config.connections_per_address > 0,
         }
+    }
+
+    /// The limits of one of `shards` shards: the kernel spreads an address's connections evenly over them.
+    pub fn share(mut self, shards: usize) -> Self {
+        self.upgrade_rate = self.upgrade_rate.map(|rate| rate.share(shards));
+        self
     }
 }

@@ -11,6 +11,7 @@
 mod admission;
 mod connection;
 mod limits;
+mod rates;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod watch_tests;
 pub mod wheel;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,17 +27,20 @@ use std::sync::Arc;
 pub use admission::Admission;
 use connection::{Connection, Due, Phase};
 pub use limits::Limits;
+use rates::{AddressRates, ConnectionRates};
 use wheel::Wheel;
 
 use super::{ConnectionId, Now};
 use crate::metrics::ShardMetrics;
+use crate::protocol::address::AddressKey;
 use crate::protocol::assembly::{self, Event, Message};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::{Refusal, Violation};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::handshake::{self, Refused, Request, Upgrade};
 use crate::protocol::plain::{PlainPath, PlainRequest};
-use crate::slab::Slab;
+use crate::rate::Taken;
+use crate::slab::{Beside, Slab};
 
 /// What may be held of a message that comes in pieces when memory is full: short ones, cut by chance, still pass.
 const HELD_BYTES_WHEN_FULL: usize = 1024;
@@ -71,6 +76,12 @@ pub trait Application {
         out: &mut Vec<u8>,
     ) -> Result<Opened<Self::Session>, Close>;
 
+    /// Where the client of a connection is that [`Application::open`] has just taken; told where addresses are counted.
+    fn came_from(&mut self, _now: Now, _connection: ConnectionId, _address: AddressKey) {}
+
+    /// A connection has ended of which [`Application::came_from`] told.
+    fn gone_from(&mut self, _now: Now, _connection: ConnectionId, _address: AddressKey) {}
+
     /// Takes a whole message; answers are appended to `out` as frames.
     fn message(
         &mut self,
@@ -99,6 +110,8 @@ pub trait Application {
     fn session_due(&mut self, _now: Now, _connection: ConnectionId) -> Option<Close> {
         None
     }
+    /// A message came that is over the connection's rate, and was thrown away; answered like [`Application::message`].
+    fn over_rate(&mut self, _now: Now, _out: &mut Vec<u8>) {}
 
     /// Whether `memory_limit` leaves room for what grows, from now on.
     fn set_memory_full(&mut self, full: bool);
@@ -356,6 +369,12 @@ pub struct Core<A: Application, S> {
     metrics: Arc<ShardMetrics>,
     connections: Slab<Connection<S, A::Session>>,
     wheel: Wheel,
+    /// What each connection may still send, where that is limited.
+    message_rates: Option<ConnectionRates>,
+    /// How many upgrades each address still has, where that is limited.
+    upgrade_rates: Option<AddressRates>,
+    /// Where each connection's client is, where something of addresses is limited.
+    addresses: Option<Beside<AddressKey>>,
     /// What is to be written in this step; empty between steps.
     out: Vec<u8>,
     effects: VecDeque<Effect<S>>,
@@ -388,6 +407,9 @@ impl<A: Application, S> Core<A, S> {
         Self {
             application,
             wheel: Wheel::new(limits.timer_tick_ms, now.elapsed_ms()),
+            message_rates: limits.message_rate.map(ConnectionRates::new),
+            upgrade_rates: limits.upgrade_rate.map(AddressRates::new),
+            addresses: (limits.upgrade_rate.is_some() || limits.counts_addresses).then(Beside::default),
             limits,
             metrics,
             connections: Slab::default(),
@@ -404,7 +426,7 @@ impl<A: Application, S> Core<A, S> {
         }
     }
 
-    /// Takes in a connection that was accepted; what it sends first must be a request.
+    /// Takes in a connection that was accepted from `address`; what it sends first must be a request.
     ///
     /// With `refusal` it is answered with that, unless what it asks for is one of control's pages.
     ///
@@ -413,6 +435,7 @@ impl<A: Application, S> Core<A, S> {
     pub fn accept<E>(
         &mut self,
         now: Now,
+        address: IpAddr,
         refusal: Option<Refusal>,
         socket: impl FnOnce(ConnectionId) -> Result<S, E>,
     ) -> Result<ConnectionId, E> {
@@ -424,6 +447,7 @@ impl<A: Application, S> Core<A, S> {
         let phase = Phase::Handshake { since_ms: now_ms, refusal };
         let generation = connection.generation;
         self.connections.insert(Connection { socket, heard_ms: now_ms, extra: None, phase, generation });
+        self.set_address(connection, address);
         self.wheel.schedule(connection.index, now_ms + self.limits.handshake_timeout_ms);
         self.metrics.sockets_current.set(self.connections.len() as u64);
         Ok(connection)
@@ -641,6 +665,8 @@ impl<A: Application, S> Core<A, S> {
     pub fn held_bytes(&self) -> usize {
         self.connections.len() * (Self::CONNECTION_BYTES + Wheel::ENTRY_BYTES)
             + self.extra_bytes
+            + self.addresses.as_ref().map_or(0, Beside::held_bytes)
+            + self.message_rates.as_ref().map_or(0, ConnectionRates::held_bytes)
             + self.application.held_bytes()
     }
 
@@ -766,7 +792,10 @@ impl<A: Application, S> Core<A, S> {
         let head = &*head;
         match (handshake::parse(head), refusal) {
             (Ok(Request::Upgrade(_)), Some(refusal)) => self.refuse(now, connection, &refusal.into()),
-            (Ok(Request::Upgrade(upgrade)), None) => self.request_upgrade(now, connection, &upgrade, head, rest),
+            (Ok(Request::Upgrade(upgrade)), None) => match self.takes_upgrade(now, connection) {
+                true => self.request_upgrade(now, connection, &upgrade, head, rest),
+                false => self.refuse(now, connection, &Refusal::UpgradeRate.into()),
+            },
             (Ok(Request::Plain(PlainRequest { method, path: PlainPath::Metrics })), _)
                 if !self.limits.public_metrics =>
             {
@@ -780,6 +809,23 @@ impl<A: Application, S> Core<A, S> {
             }
             (Err(refused), _) => self.refuse(now, connection, &refused),
         }
+    }
+
+    /// Takes one of the upgrades that the client's address still has, before anybody is asked who the client is.
+    fn takes_upgrade(&mut self, now: Now, connection: ConnectionId) -> bool {
+        let address = self.address(connection);
+        self.upgrade_rates.as_mut().is_none_or(|rates| rates.take(address, now.elapsed_ns))
+    }
+
+    fn set_address(&mut self, connection: ConnectionId, address: IpAddr) {
+        if let Some(addresses) = &mut self.addresses {
+            *addresses.at(connection.index) = address.into();
+        }
+    }
+
+    /// Where a connection's client is; the default where nobody asks.
+    fn address(&mut self, connection: ConnectionId) -> AddressKey {
+        self.addresses.as_mut().map(|addresses| *addresses.at(connection.index)).unwrap_or_default()
     }
 
     fn upgrade(&mut self, now: Now, connection: ConnectionId, upgrade: &Upgrade<'_>) {
@@ -797,6 +843,13 @@ impl<A: Application, S> Core<A, S> {
                     self.open += 1;
                     self.metrics.connections_total.increment();
                     self.metrics.connections_current.set(self.open as u64);
+                }
+                if let Some(rates) = &mut self.message_rates {
+                    rates.fill(connection.index);
+                }
+                if self.limits.counts_addresses {
+                    let address = self.address(connection);
+                    self.application.came_from(now, connection, address);
                 }
                 self.file(now, connection.index);
             }
@@ -820,8 +873,25 @@ impl<A: Application, S> Core<A, S> {
                 break;
             }
             budget -= 1;
-            let end = match assembly::next(&mut kept, &mut input, &self.limits.messages) {
+            let event = assembly::next(&mut kept, &mut input, &self.limits.messages);
+            let taken = match (&event, &mut self.message_rates) {
+                (Ok(Some(Event::Message(_) | Event::Overflow | Event::Ping(_) | Event::Pong)), Some(rates)) => {
+                    rates.owe(connection.index, now.elapsed_ns)
+                }
+                _ => Taken::Within,
+            };
+            let end = match event {
                 Ok(None) => break,
+                Ok(Some(_)) if taken == Taken::FarOver => {
+                    Some(End::Close(Close::new(CloseCode::RateLimited, "too many messages")))
+                }
+                Ok(Some(Event::Message(_) | Event::Overflow)) if taken == Taken::Over => {
+                    *message_ms = now.elapsed_ms();
+                    begins_anew = true;
+                    self.application.over_rate(now, &mut self.out);
+                    None
+                }
+                Ok(Some(Event::Ping(_))) if taken == Taken::Over => None,
                 Ok(Some(Event::Message(message))) => {
                     *message_ms = now.elapsed_ms();
                     begins_anew = true;
@@ -970,8 +1040,7 @@ impl<A: Application, S> Core<A, S> {
         let ending = Ending { cause, heard_ms: record.heard_ms };
         let closing = Phase::Closing { since_ms: now.elapsed_ms(), awaits_close };
         if let Phase::Open { session, .. } = std::mem::replace(&mut record.phase, closing) {
-            self.uncount(connection);
-            self.application.ended(now, connection, session, ending);
+            self.end_session(now, connection, session, ending);
         }
         if let Some(extra) = &mut self.connections[connection.index].extra {
             extra.unread = Vec::new();
@@ -985,11 +1054,16 @@ impl<A: Application, S> Core<A, S> {
     }
 
     /// A connection's session ends: it is open no longer, if it was.
-    fn uncount(&mut self, connection: ConnectionId) {
+    fn end_session(&mut self, now: Now, connection: ConnectionId, session: A::Session, ending: Ending) {
         if self.application.counts(connection) {
             self.open -= 1;
             self.metrics.connections_current.set(self.open as u64);
         }
+        if self.limits.counts_addresses {
+            let address = self.address(connection);
+            self.application.gone_from(now, connection, address);
+        }
+        self.application.ended(now, connection, session, ending);
     }
 
     /// Hands over what was appended to the output since `start`, behind what waits already.
@@ -1060,8 +1134,7 @@ impl<A: Application, S> Core<A, S> {
             _ => None,
         };
         if let Some(session) = session {
-            self.uncount(connection);
-            self.application.ended(now, connection, session, ending);
+            self.end_session(now, connection, session, ending);
             if failed {
                 self.metrics.drops[DROP_PEER_RESET].increment();
             }

@@ -8,6 +8,7 @@ use super::*;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::protocol::assembly::Message;
+use crate::protocol::error::InvalidMessage;
 use crate::protocol::frame::unmask;
 use crate::shard::fuzz::rehearsed_sessions;
 use crate::shard::sessions::Sessions;
@@ -498,6 +499,121 @@ fn everything_in_one_readable_event_is_taken_in_order() {
     assert!(heard[2].is_type("HEARTBEAT_ACK") && heard[3].is_type("ACK"));
     assert_eq!(heard[4..], [Heard::Close(1000, String::new())]);
     world.assert_nothing_left();
+}
+
+#[test]
+fn over_its_rate_a_connection_is_told_and_then_closed_and_a_pause_forgives_it() {
+    let config = Config { message_rate: 10, message_burst: 3, ..Config::default() };
+    let mut world = World::new(&config);
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    for peer in [ana, bob] {
+        let heartbeats = frame(0x81, HEARTBEAT.as_bytes()).repeat(6);
+        world.driver.send(peer, &heartbeats);
+        let heard = world.heard(peer);
+        assert!(heard[..3].iter().all(|heard| heard.is_type("HEARTBEAT_ACK")), "{heard:?}");
+        assert!(
+            heard[3..].iter().all(|heard| matches!(heard, Heard::Text(text) if text.contains("RATE_LIMITED"))),
+            "{heard:?}"
+        );
+        assert_eq!(heard.len(), 6);
+    }
+    world.driver.pass(400);
+    world.say(ana, HEARTBEAT);
+    assert!(world.heard(ana)[0].is_type("HEARTBEAT_ACK"));
+    for _ in 0..5 {
+        world.say(bob, HEARTBEAT);
+    }
+    world.assert_closed(bob, 4429);
+    assert_eq!(world.metrics.errors[InvalidMessage::RateLimited.cell()].get(), 9);
+    let bob = world.client("userId=bob");
+    world.say(bob, HEARTBEAT);
+    assert!(world.heard(bob)[0].is_type("HEARTBEAT_ACK"));
+}
+
+#[test]
+fn pings_and_pongs_count_and_a_close_never_does() {
+    let mut world = World::new(&Config { message_rate: 1, message_burst: 2, ..Config::default() });
+    let (ana, bob) = (world.client("userId=ana"), world.client("userId=bob"));
+    world.driver.send(ana, &[frame(0x89, b"1"), frame(0x8a, b""), frame(0x89, b"2"), frame(0x89, b"3")].concat());
+    assert_eq!(world.heard(ana), [Heard::Pong(b"1".to_vec())]);
+    world.driver.send(ana, &frame(0x88, &[3, 232]));
+    assert_eq!(world.heard(ana), [Heard::Close(1000, String::new())]);
+    world.driver.send(bob, &frame(0x8a, b"").repeat(5));
+    world.assert_closed(bob, 4429);
+}
+
+#[test]
+fn an_address_has_so_many_upgrades_a_second_and_each_64_counts_as_one() {
+    let mut world = World::new(&Config { upgrade_rate_per_address: 2, ..Config::default() });
+    let mut ask = |address: &str, target: &str| {
+        let peer = world.driver.connect_from(address.parse().unwrap(), None);
+        world.driver.send(peer, target.as_bytes());
+        let answer = std::mem::take(&mut world.driver.peers[peer].received);
+        (String::from_utf8_lossy(&answer).lines().next().map(|line| line[9..12].to_owned()), answer)
+    };
+    let status = |status: &str| Some(status.to_owned());
+    let upgrade = upgrade("userId=ana");
+    for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+        assert_eq!(ask(address, &upgrade).0, status("101"));
+        assert_eq!(ask(address, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n").0, None);
+    }
+    assert_eq!(ask("::ffff:192.0.2.1", &upgrade).0, status("101"));
+    assert_eq!(ask("2001:db8::ffff:2", &upgrade).0, status("101"));
+    for address in ["192.0.2.1", "2001:db8::3"] {
+        let (refused, answer) = ask(address, &upgrade);
+        assert_eq!(refused, status("429"));
+        assert!(String::from_utf8_lossy(&answer).contains("\r\nRetry-After: "));
+    }
+    assert_eq!(ask("2001:db8:0:1::1", &upgrade).0, status("101"));
+    assert_eq!(world.metrics.refusals[Refusal::UpgradeRate.cell()].get(), 2);
+    world.driver.pass(500);
+    let again = world.driver.connect_from("192.0.2.1".parse().unwrap(), None);
+    world.driver.send(again, upgrade.as_bytes());
+    assert!(world.driver.peers[again].received.starts_with(b"HTTP/1.1 101 "));
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_the_newest_goes() {
+    let mut world = World::new(&Config { connections_per_address: 2, ..Config::default() });
+    let mut open = |address: &str| {
+        let peer = world.driver.connect_from(address.parse().unwrap(), None);
+        world.driver.send(peer, upgrade("userId=ana").as_bytes());
+        world.driver.pass(0);
+        let received = std::mem::take(&mut world.driver.peers[peer].received);
+        let heard = parse(&received[handshake::head_end(&received, 0).unwrap().unwrap()..]);
+        assert!(heard[0].is_type("CONNECT"));
+        (peer, heard.into_iter().nth(1))
+    };
+    let (first, _) = open("192.0.2.1");
+    assert_eq!([open("192.0.2.1").1, open("192.0.2.2").1], [None, None]);
+    let reason = "too many connections from this address".to_owned();
+    assert_eq!(open("::ffff:192.0.2.1").1, Some(Heard::Close(4429, reason)));
+    world.driver.end(first);
+    let again = world.driver.connect_from("192.0.2.1".parse().unwrap(), None);
+    world.driver.send(again, upgrade("userId=ana").as_bytes());
+    world.driver.pass(100);
+    assert!(!world.driver.peers[again].told_end);
+    assert_eq!((world.metrics.limited[0].get(), world.metrics.connections_current.get()), (1, 3));
+    for peer in 0..world.driver.peers.len() {
+        world.driver.end(peer);
+    }
+    world.driver.pass(60_000);
+    assert!(world.driver.core.application_mut().is_empty());
+}
+
+#[test]
+fn a_user_has_so_many_connections_and_the_oldest_goes() {
+    let mut world = World::new(&Config { connections_per_user: 2, ..Config::default() });
+    let peers: Vec<usize> = (0..3)
+        .map(|_| {
+            world.driver.pass(100);
+            world.client("userId=ana&status=away")
+        })
+        .collect();
+    world.driver.pass(0);
+    world.assert_closed(peers[0], 4409);
+    assert!(peers[1..].iter().all(|&peer| !world.driver.peers[peer].told_end));
+    assert_eq!((world.metrics.limited[1].get(), world.metrics.connections_current.get()), (1, 2));
 }
 
 /// An application that has a fault.

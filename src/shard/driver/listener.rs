@@ -28,10 +28,10 @@ pub struct Listener {
 /// What came of one try to accept.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection.
-    Connection(TcpStream),
+    /// A connection, and from where.
+    Connection(TcpStream, SocketAddr),
     /// A connection, accepted with a descriptor of the reserve: it must be refused.
-    OnReserve(TcpStream),
+    OnReserve(TcpStream, SocketAddr),
     /// Nobody waits.
     Nobody,
     /// No descriptor is left; accepting rests.
@@ -107,8 +107,8 @@ impl Listener {
         match self.accept_once() {
             Err(error) if is_want_of_descriptors(&error) => {
                 let again = self.reserve.pop().map(drop).map(|()| self.accept_once());
-                if let Some(Ok(Some(stream))) = again {
-                    return Ok(Accepted::OnReserve(stream));
+                if let Some(Ok(Some((stream, address)))) = again {
+                    return Ok(Accepted::OnReserve(stream, address));
                 }
                 self.refill();
                 // The kernel looks for a descriptor first, and only then whether anybody waits.
@@ -118,7 +118,8 @@ impl Listener {
                 self.resting_until_ms = Some(now_ms + REST_MS);
                 Ok(Accepted::Resting)
             }
-            Ok(stream) => Ok(stream.map_or(Accepted::Nobody, Accepted::Connection)),
+            Ok(Some((stream, address))) => Ok(Accepted::Connection(stream, address)),
+            Ok(None) => Ok(Accepted::Nobody),
             Err(error) => Err(error),
         }
     }
@@ -151,10 +152,10 @@ impl Listener {
         self.reserve.len() < RESERVE
     }
 
-    fn accept_once(&self) -> io::Result<Option<TcpStream>> {
+    fn accept_once(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(socket) = &self.socket else { return Ok(None) };
         match socket.accept() {
-            Ok((stream, _)) => Ok(Some(stream)),
+            Ok(accepted) => Ok(Some(accepted)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
@@ -229,6 +230,6 @@ mod tests {
         assert_eq!(claim(address).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
         let _client = net::TcpStream::connect(address).unwrap();
         let accepted = listeners.into_iter().filter_map(|mut listener| listener.accept(0).ok());
-        assert_eq!(accepted.filter(|accepted| matches!(accepted, Accepted::Connection(_))).count(), 1);
+        assert_eq!(accepted.filter(|accepted| matches!(accepted, Accepted::Connection(..))).count(), 1);
     }
 }

@@ -9,6 +9,7 @@ pub mod tls_socket;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -426,16 +427,16 @@ impl<A: Application, T: Transport> Shard<A, T> {
         self.weigh();
         for _ in 0..self.parts.turn.accepts {
             match self.parts.listener.accept(now.elapsed_ms()) {
-                Ok(Accepted::Connection(stream)) => {
+                Ok(Accepted::Connection(stream, address)) => {
                     let refusal = match self.is_full() {
                         true => Some(Refusal::Full),
                         false => self.memory_full.then_some(Refusal::Memory),
                     };
-                    self.welcome(now, stream, refusal);
+                    self.welcome(now, stream, address.ip(), refusal);
                 }
-                Ok(Accepted::OnReserve(stream)) => {
+                Ok(Accepted::OnReserve(stream, address)) => {
                     self.metrics.accept_descriptors_exhausted_total.increment();
-                    self.welcome(now, stream, Some(Refusal::NoDescriptor));
+                    self.welcome(now, stream, address.ip(), Some(Refusal::NoDescriptor));
                 }
                 Ok(Accepted::Nobody) => {
                     self.accepting = Accepting::Idle;
@@ -451,11 +452,11 @@ impl<A: Application, T: Transport> Shard<A, T> {
         }
     }
 
-    fn welcome(&mut self, now: Now, stream: mio::net::TcpStream, refusal: Option<Refusal>) {
+    fn welcome(&mut self, now: Now, stream: mio::net::TcpStream, address: IpAddr, refusal: Option<Refusal>) {
         let registry = self.parts.poll.registry();
         let (core, transport) = (&mut self.parts.core, &mut self.parts.transport);
         let is_admitted = refusal.is_none();
-        let accepted = core.accept(now, refusal, |id| {
+        let accepted = core.accept(now, address, refusal, |id| {
             let token = token_of(id);
             T::new(Socket::register(stream, is_admitted, registry, token)?, token, transport)
         });
