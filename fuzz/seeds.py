@@ -454,6 +454,53 @@ configuration = {
     "byte_order_mark": "\ufeffshards = 1\n",
     "scoped_address": 'listen = "[fe80::1%2]:0"\n',
     "duration_too_long": 'heartbeat_timeout = "18446744073709551615d"\n',
+def proxy2(command, family, block=b"", announced=None):
+    """A PROXY header of version 2."""
+    length = len(block) if announced is None else announced
+    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack(">BBH", command, family, length) + block
+
+
+IPV4 = bytes([192, 0, 2, 1, 192, 0, 2, 2]) + struct.pack(">HH", 5000, 3000)
+IPV6 = bytes.fromhex("20010db8" + "00" * 11 + "01") * 2 + struct.pack(">HH", 5000, 3000)
+proxy = {
+    "tcp4": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 3000\r\n",
+    "tcp4_longest": b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+    "tcp6": b"PROXY TCP6 2001:db8::1 ::1 5000 3000\r\n",
+    "tcp6_mapped": b"PROXY TCP6 ::ffff:192.0.2.1 ::1 5000 3000\r\n",
+    "tcp4_then_a_request": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 3000\r\n" + request(),
+    "unknown": b"PROXY UNKNOWN\r\n",
+    "unknown_with_more": b"PROXY UNKNOWN 1 2 3\r\n",
+    "unknown_107_bytes": b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n",
+    "unknown_108_bytes": b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n",
+    "unknowns": b"PROXY UNKNOWNS\r\n",
+    "udp4": b"PROXY UDP4 192.0.2.1 192.0.2.2 5000 3000\r\n",
+    "port_with_sign": b"PROXY TCP4 192.0.2.1 192.0.2.2 +500 3000\r\n",
+    "port_with_zero": b"PROXY TCP4 192.0.2.1 192.0.2.2 05000 3000\r\n",
+    "port_65536": b"PROXY TCP4 192.0.2.1 192.0.2.2 65536 3000\r\n",
+    "two_blanks": b"PROXY TCP4  192.0.2.1 192.0.2.2 5000 3000\r\n",
+    "bare_line_feed": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 3000\n",
+    "half_a_line": b"PROXY TCP4 192.0.2.1 192.",
+    "no_header": request(),
+    "nothing": b"",
+    "ipv4": proxy2(0x21, 0x11, IPV4),
+    "ipv4_then_a_request": proxy2(0x21, 0x11, IPV4) + request(),
+    "ipv4_with_more": proxy2(0x21, 0x11, IPV4 + b"\x04\x00\x03abc\x20\x00\x00"),
+    "ipv4_cut": proxy2(0x21, 0x11, IPV4)[:-1],
+    "ipv4_too_short": proxy2(0x21, 0x11, IPV4[:-1]),
+    "ipv4_udp": proxy2(0x21, 0x12, IPV4),
+    "ipv6": proxy2(0x21, 0x21, IPV6),
+    "unix": proxy2(0x21, 0x31, b"/a" + bytes(214)),
+    "unspecified": proxy2(0x21, 0x00),
+    "local": proxy2(0x20, 0x00),
+    "local_of_any_family": proxy2(0x20, 0xFF),
+    "local_with_addresses": proxy2(0x20, 0x11, IPV4),
+    "version_3": proxy2(0x31, 0x11, IPV4),
+    "command_2": proxy2(0x22, 0x11, IPV4),
+    "family_4": proxy2(0x21, 0x41, IPV4),
+    "longest": proxy2(0x21, 0x00, bytes(4080)),
+    "too_long": proxy2(0x21, 0x00, announced=4081),
+    "length_65535": proxy2(0x21, 0x11, IPV4, announced=65535),
+    "signature_alone": proxy2(0x21, 0x11)[:12],
 }
 
 
@@ -470,6 +517,7 @@ def write(target, cases, lead=b""):
 write("handshake", handshake)
 write("frames", frames, lead=bytes([5]))
 write("messages", messages)
+write("proxy", proxy)
 write("connection", connection, lead=bytes([7]))
 write("tls", tls)
 write("tokens", tokens)

@@ -1,8 +1,10 @@
 //! The kinds of values that knobs take: how each is read, written and bounded.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::units::{self, InvalidUnits};
 
@@ -64,6 +66,38 @@ impl Kind for Address {
 
     fn print(&self, value: &SocketAddr) -> String {
         value.to_string()
+    }
+}
+
+/// IP networks, separated by commas; an address alone is a network of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Networks;
+
+impl Kind for Networks {
+    type Value = Vec<IpNet>;
+    const NOUN: &'static str = "a list of networks";
+    const EXAMPLE: &'static str = "10.0.0.0/8,192.0.2.7,2001:db8::/32";
+    const PLACEHOLDER: &'static str = "NETWORKS";
+    const QUOTED: bool = true;
+
+    fn range(&self) -> String {
+        "IP networks, or none".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<Vec<IpNet>, InvalidValue> {
+        if text.trim_ascii().is_empty() {
+            return Ok(Vec::new());
+        }
+        let network = |text: &str| {
+            let text = text.trim_ascii();
+            text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| InvalidValue::Malformed)
+        };
+        text.split(',').map(network).collect()
+    }
+
+    fn print(&self, value: &Vec<IpNet>) -> String {
+        let networks: Vec<String> = value.iter().map(ToString::to_string).collect();
+        networks.join(",")
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::kinds::{
-    Address, AutoSwitch, Choice, Count, FilePath, InvalidValue, Kind, List, Named, Size, Switch, Text, Time,
+    Address, AutoSwitch, Choice, Count, FilePath, InvalidValue, Kind, List, Named, Networks, Size, Switch, Text, Time,
 };
 
 const KIB: usize = 1024;
@@ -335,6 +335,10 @@ knobs! {
         tcp_keepalive: Time = time_or_zero(SECOND, 9 * HOUR), Duration::ZERO;
         /// How long sent data may stay unacknowledged before the kernel gives up (TCP_USER_TIMEOUT); 0 as it likes.
         tcp_user_timeout: Time = time_or_zero(SECOND, DAY), Duration::ZERO;
+        /// Networks whose connections must begin with a PROXY header, version 1 or 2; from all others it is refused.
+        proxy_protocol_from: Networks = Networks, Vec::new();
+        /// Networks of proxies whose X-Forwarded-For or Forwarded tells the client's address; others' are ignored.
+        trusted_proxies: Networks = Networks, Vec::new();
     }
     Tls {
         /// PEM file of the server's certificate, then those between it and its authority. With it both ports speak TLS.
@@ -530,7 +534,7 @@ mod tests {
     #[test]
     fn each_kind_tells_what_is_malformed_from_what_is_out_of_range() {
         use InvalidValue::{Malformed, OutOfRange};
-        let cases: [(&str, &str, Result<(), InvalidValue>); 49] = [
+        let cases: [(&str, &str, Result<(), InvalidValue>); 55] = [
             ("auth_required", "auto", Ok(())),
             ("auth_required", "false", Ok(())),
             ("auth_required", "on", Err(Malformed)),
@@ -549,6 +553,12 @@ mod tests {
             ("tls_key", "", Ok(())),
             ("tls_key", "/etc/rollcall/key.pem", Ok(())),
             ("tls_key", "a\"b", Err(Malformed)),
+            ("trusted_proxies", "", Ok(())),
+            ("trusted_proxies", "10.0.0.0/8, 192.0.2.7 ,2001:db8::/32,::1", Ok(())),
+            ("trusted_proxies", "10.0.0.0/33", Err(Malformed)),
+            ("trusted_proxies", "10.0.0.1,", Err(Malformed)),
+            ("trusted_proxies", "proxy.example", Err(Malformed)),
+            ("trusted_proxies", "10.0.0.1:80", Err(Malformed)),
             ("pin", "false", Ok(())),
             ("pin", "yes", Err(Malformed)),
             ("backlog", "1", Ok(())),

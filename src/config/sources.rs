@@ -747,6 +747,7 @@ mod tests {
         let others = |knob: &Knob| match knob.placeholder {
             "ADDRESS" => &["[fe80::1%2]:0", "10.0.0.1:1"][..],
             "BOOL" => &["false", "true"],
+            "NETWORKS" => &["10.0.0.0/8,::1/128"],
             "COUNT" => &["17", "18"],
             "SIZE" => &["5KiB", "4097B"],
             "DURATION" => &["1s", "999ms"],

@@ -362,11 +362,20 @@ pub enum Refusal {
     /// More upgrades from one address than `upgrade_rate_per_address`.
     #[error("Too many connections from this address; try again later.")]
     UpgradeRate,
+    /// No PROXY header, or an invalid one, from a network of `proxy_protocol_from`.
+    #[error("A connection from here must begin with a PROXY header.")]
+    ProxyHeaderRequired,
+    /// A PROXY header from elsewhere.
+    #[error("A PROXY header is not taken from here.")]
+    ProxyHeaderUnasked,
+    /// Two forwarding headers that name different clients.
+    #[error("The headers Forwarded and X-Forwarded-For name different clients.")]
+    ForwardedTwice,
 }
 
 /// Every refusal with its HTTP status and the label that `rollcall_refusals_total{reason}` gives it, in
 /// the order of the metric's cells.
-pub const REFUSALS: [(Refusal, u16, &str); 19] = [
+pub const REFUSALS: [(Refusal, u16, &str); 22] = [
     (Refusal::BadRequest, 400, "bad_request"),
     (Refusal::Body, 400, "body"),
     (Refusal::BadKey, 400, "bad_key"),
@@ -386,6 +395,9 @@ pub const REFUSALS: [(Refusal, u16, &str); 19] = [
     (Refusal::Host, 421, "host"),
     (Refusal::AuthUnavailable, 503, "auth_unavailable"),
     (Refusal::UpgradeRate, 429, "upgrade_rate"),
+    (Refusal::ProxyHeaderRequired, 400, "proxy_header_required"),
+    (Refusal::ProxyHeaderUnasked, 400, "proxy_header_unasked"),
+    (Refusal::ForwardedTwice, 400, "forwarded_twice"),
 ];
 
 impl Refusal {

@@ -166,6 +166,15 @@ impl<A: Application> VirtualDriver<A> {
             match self.core.appetite(connection) {
                 Appetite::Nothing => return,
                 Appetite::Unread => self.step(Input::Resume(connection)),
+                Appetite::ProxyHeader => {
+                    let in_kernel = &mut self.peers[peer].in_kernel;
+                    let dropped = self.core.look_for_proxy_header(self.now, connection, in_kernel);
+                    in_kernel.drain(..dropped);
+                    self.act();
+                    if self.core.appetite(connection) == Appetite::ProxyHeader {
+                        return;
+                    }
+                }
                 Appetite::Read => {
                     let in_kernel = &mut self.peers[peer].in_kernel;
                     let mut bytes: Vec<u8> = in_kernel.drain(..in_kernel.len().min(READ_BYTES)).collect();

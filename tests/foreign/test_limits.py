@@ -1,10 +1,11 @@
-"""Rates and caps, and what is never logged."""
+"""Rates and caps, proxies in front, and what is never logged."""
 
 import json
 import socket
 import time
 
 from clients import CLOSE, PING, TEXT, Client, Raw, frame, upgrade
+from proxies import Haproxy, is_here
 from server import PATIENCE, Server
 
 HEARTBEAT = '{"type":"HEARTBEAT"}'
@@ -68,6 +69,61 @@ def test_too_many_upgrades_from_one_address_get_429_and_others_do_not():
         assert status(server, "127.0.0.4") == 101
         time.sleep(1.1)
         assert status(server, "127.0.0.3") == 101
+
+
+def test_a_proxy_header_is_required_from_the_networks_named_and_refused_from_others():
+    claim = b"PROXY TCP4 192.0.2.1 192.0.2.9 5000 3000\r\n"
+    with Server("--proxy-protocol-from", "127.0.0.2/31", *RATE) as server:
+        assert status(server, "127.0.0.2", claim) == 101
+        assert status(server, "127.0.0.3", claim) == 429
+        assert status(server, "127.0.0.2") == 400
+        assert status(server, "127.0.0.4", claim) == 400
+        assert status(server, "127.0.0.4") == 101
+        with From(server, "127.0.0.2") as raw:
+            raw.send(b"PROXY TC")
+            time.sleep(0.1)
+            raw.send(b"P4 192.0.2.2 192.0.2.9 5000 3000\r\n" + upgrade()[:30])
+            time.sleep(0.1)
+            raw.send(upgrade()[30:] + frame(TEXT, HEARTBEAT.encode()))
+            assert raw.head().startswith("HTTP/1.1 101 ")
+            assert [raw.message()["type"] for _ in range(2)] == ["CONNECT", "HEARTBEAT_ACK"]
+        with From(server, "127.0.0.2") as raw:
+            raw.send(b"PROXY TC")
+            raw.socket.shutdown(socket.SHUT_WR)
+            assert raw.at_end()
+        assert server.metric('rollcall_refusals_total{reason="proxy_header_required"}') == 1
+        assert server.metric('rollcall_refusals_total{reason="proxy_header_unasked"}') == 1
+        server.metric_becomes('rollcall_shard_sockets{shard="0"}', 0)
+
+
+def test_forwarding_headers_count_from_trusted_proxies_alone():
+    with Server("--trusted-proxies", "127.0.0.2", *RATE) as server:
+        for address, client, expected in [
+            ("127.0.0.2", "192.0.2.1", 101),
+            ("127.0.0.2", "192.0.2.1", 429),
+            ("127.0.0.2", "192.0.2.2", 101),
+            ("127.0.0.3", "192.0.2.3", 101),
+            ("127.0.0.3", "192.0.2.4", 429),
+        ]:
+            with From(server, address) as raw:
+                raw.send(upgrade(X_Forwarded_For=client))
+                assert int(raw.head().split()[1]) == expected, (address, client)
+
+
+def test_haproxy_tells_the_client_by_every_way_that_it_has():
+    if not is_here():
+        print("left out: HAProxy cannot be had here")
+        return
+    for setting, ways in [
+        ("--proxy-protocol-from", [("send-proxy",), ("send-proxy-v2",), ("send-proxy-v2 proxy-v2-options crc32c",)]),
+        ("--trusted-proxies", [("", "option forwardfor"), ("", "http-request set-header Forwarded for=%[src]")]),
+    ]:
+        for way in ways:
+            with Server(setting, "127.0.0.1", *RATE) as server, Haproxy(server, *way) as proxy:
+                assert [status(proxy, "127.0.0.5"), status(proxy, "127.0.0.5")] == [101, 429], way
+                assert status(proxy, "127.0.0.6") == 101, way
+                with Client(proxy) as client:
+                    assert client.is_alive()
 
 
 def test_neither_users_nor_metadata_nor_queries_are_logged():

@@ -526,7 +526,7 @@ impl World {
             let record = &mut self.shards[shard];
             let Some(&mut socket) = record.core.socket_mut(connection) else { return Ok(()) };
             match record.core.appetite(connection) {
-                Appetite::Nothing => return Ok(()),
+                Appetite::Nothing | Appetite::ProxyHeader => return Ok(()),
                 Appetite::Unread => {
                     self.step(shard, Input::Resume(connection))?;
                     self.shards[shard].ready.push_back(connection);

@@ -1,6 +1,9 @@
 //! One connection's record: its phase, and what it keeps only while something is incomplete.
 
+use std::net::IpAddr;
+
 use super::Limits;
+use crate::protocol::address::is_in;
 use crate::protocol::assembly::Assembly;
 use crate::protocol::error::Refusal;
 
@@ -22,8 +25,7 @@ pub enum Phase<Session> {
     Handshake {
         /// When it was accepted.
         since_ms: u64,
-        /// What it is answered whatever it asks, control's pages aside.
-        refusal: Option<Refusal>,
+        peer: Peer,
     },
     /// For what the application makes of its request to upgrade; nothing is read meanwhile.
     Admission {
@@ -52,6 +54,25 @@ pub enum Phase<Session> {
         /// Whether the peer's close frame may still come, rather than only its end.
         awaits_close: bool,
     },
+}
+
+/// Who is at the other end, as far as is known before the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// What it is answered whatever it asks, control's pages aside.
+    pub refusal: Option<Refusal>,
+    /// Whether a PROXY header must come before all else, and has not.
+    pub owes_proxy_header: bool,
+    /// Whether its forwarding headers are read.
+    pub is_trusted: bool,
+}
+
+impl Peer {
+    /// The peer that connects from `address`.
+    pub fn connecting(address: IpAddr, refusal: Option<Refusal>, limits: &Limits) -> Self {
+        let owes_proxy_header = is_in(&limits.proxy_protocol_from, address);
+        Self { refusal, owes_proxy_header, is_trusted: is_in(&limits.trusted_proxies, address) }
+    }
 }
 
 /// What is kept of a connection only while there is something of it.

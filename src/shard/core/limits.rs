@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::config::Config;
 use crate::protocol::assembly;
 use crate::rate::Rate;
@@ -37,6 +39,10 @@ pub struct Limits {
     pub upgrade_rate: Option<Rate>,
     /// Whether the application counts connections by address.
     pub counts_addresses: bool,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Whose forwarding headers are read.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Limits {
@@ -63,6 +69,8 @@ impl Limits {
             message_rate: Rate::new(config.message_rate, config.message_burst),
             upgrade_rate: Rate::new(config.upgrade_rate_per_address, config.upgrade_rate_per_address),
             counts_addresses: config.connections_per_address > 0,
+            proxy_protocol_from: config.proxy_protocol_from.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
         }
     }
 

@@ -25,20 +25,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 pub use admission::Admission;
-use connection::{Connection, Due, Phase};
+use connection::{Connection, Due, Peer, Phase};
 pub use limits::Limits;
 use rates::{AddressRates, ConnectionRates};
 use wheel::Wheel;
 
 use super::{ConnectionId, Now};
 use crate::metrics::ShardMetrics;
-use crate::protocol::address::AddressKey;
+use crate::protocol::address::{AddressKey, is_in};
 use crate::protocol::assembly::{self, Event, Message};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::{Refusal, Violation};
 use crate::protocol::frame::{self, Kind};
 use crate::protocol::handshake::{self, Refused, Request, Upgrade};
 use crate::protocol::plain::{PlainPath, PlainRequest};
+use crate::protocol::{forwarded, proxy};
 use crate::rate::Taken;
 use crate::slab::{Beside, Slab};
 
@@ -348,6 +349,8 @@ pub enum Appetite {
     Read,
     /// [`Input::Resume`]: bytes that were read before wait for their turn.
     Unread,
+    /// A look at the bytes in its socket, which stay there: [`Core::look_for_proxy_header`] says how many to drop.
+    ProxyHeader,
     /// Nothing now; [`Output::Ready`] will say when.
     Nothing,
 }
@@ -426,7 +429,8 @@ impl<A: Application, S> Core<A, S> {
         }
     }
 
-    /// Takes in a connection that was accepted from `address`; what it sends first must be a request.
+    /// Takes in a connection that was accepted from `address`; what it sends first must be a request, or a PROXY header
+    /// where `proxy_protocol_from` says so.
     ///
     /// With `refusal` it is answered with that, unless what it asks for is one of control's pages.
     ///
@@ -444,7 +448,7 @@ impl<A: Application, S> Core<A, S> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let refusal = refusal.or(self.draining.map(|_| Refusal::Draining));
         let now_ms = now.elapsed_ms();
-        let phase = Phase::Handshake { since_ms: now_ms, refusal };
+        let phase = Phase::Handshake { since_ms: now_ms, peer: Peer::connecting(address, refusal, &self.limits) };
         let generation = connection.generation;
         self.connections.insert(Connection { socket, heard_ms: now_ms, extra: None, phase, generation });
         self.set_address(connection, address);
@@ -583,8 +587,10 @@ impl<A: Application, S> Core<A, S> {
     pub fn appetite(&mut self, connection: ConnectionId) -> Appetite {
         let send_queue_bytes = self.limits.send_queue_bytes;
         let Some(record) = self.get_mut(connection) else { return Appetite::Nothing };
-        if matches!(record.phase, Phase::Admission { .. }) {
-            return Appetite::Nothing;
+        match &record.phase {
+            Phase::Admission { .. } => return Appetite::Nothing,
+            Phase::Handshake { peer: Peer { owes_proxy_header: true, .. }, .. } => return Appetite::ProxyHeader,
+            _ => {}
         }
         let Some(extra) = &mut record.extra else { return Appetite::Read };
         if matches!(record.phase, Phase::Open { .. }) {
@@ -597,6 +603,36 @@ impl<A: Application, S> Core<A, S> {
             }
         }
         if extra.unread.is_empty() { Appetite::Read } else { Appetite::Unread }
+    }
+
+    /// Looks for the PROXY header in the `bytes` that lie in a connection's socket, and says how many of them to take
+    /// out and drop: 0 while the header is not whole, or when it is none. Drain [`Core::poll_output`] after it.
+    ///
+    /// What follows the header is not for this layer to read: it may be encrypted.
+    pub fn look_for_proxy_header(&mut self, now: Now, connection: ConnectionId, bytes: &[u8]) -> usize {
+        let Some(record) = self.connections.get_mut(connection.index) else { return 0 };
+        let Phase::Handshake { peer, .. } = &mut record.phase else { return 0 };
+        if record.generation != connection.generation || !peer.owes_proxy_header {
+            return 0;
+        }
+        match proxy::read(bytes) {
+            Ok(None) => 0,
+            Ok(Some(header)) => {
+                peer.owes_proxy_header = false;
+                if let Some(client) = header.client {
+                    peer.is_trusted = is_in(&self.limits.trusted_proxies, client);
+                    self.set_address(connection, client);
+                }
+                self.metrics.bytes_received_total.add(header.bytes as u64);
+                header.bytes
+            }
+            Err(proxy::InvalidHeader) => {
+                let start = self.out.len();
+                self.refuse(now, connection, &Refusal::ProxyHeaderRequired.into());
+                self.write_out(connection, start);
+                0
+            }
+        }
     }
 
     /// When [`Input::Tick`] is due, in milliseconds since the shard began.
@@ -759,7 +795,7 @@ impl<A: Application, S> Core<A, S> {
 
     fn receive_inner(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8]) {
         match self.connections[connection.index].phase {
-            Phase::Handshake { refusal, .. } => self.receive_head(now, connection, bytes, refusal),
+            Phase::Handshake { peer, .. } => self.receive_head(now, connection, bytes, peer),
             Phase::Open { .. } => self.receive_frames(now, connection, bytes),
             Phase::Closing { awaits_close: true, .. } => self.receive_last(connection, bytes),
             // Nobody reads meanwhile; what was read before the driver asked waits like the rest.
@@ -772,7 +808,7 @@ impl<A: Application, S> Core<A, S> {
     }
 
     /// Takes bytes of a request's head; when it is whole, answers it.
-    fn receive_head(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8], refusal: Option<Refusal>) {
+    fn receive_head(&mut self, now: Now, connection: ConnectionId, bytes: &mut [u8], peer: Peer) {
         let record = &mut self.connections[connection.index];
         let mut kept = record.extra.as_mut().map(|extra| std::mem::take(&mut extra.head)).unwrap_or_default();
         let searched = kept.len();
@@ -788,13 +824,14 @@ impl<A: Application, S> Core<A, S> {
             }
             Err(refusal) => return self.refuse(now, connection, &refusal.into()),
         };
+        let is_proxy_header = proxy::is_announced_by(all);
         let (head, rest) = all.split_at_mut(end);
         let head = &*head;
-        match (handshake::parse(head), refusal) {
+        match (handshake::parse(head), peer.refusal) {
             (Ok(Request::Upgrade(_)), Some(refusal)) => self.refuse(now, connection, &refusal.into()),
-            (Ok(Request::Upgrade(upgrade)), None) => match self.takes_upgrade(now, connection) {
-                true => self.request_upgrade(now, connection, &upgrade, head, rest),
-                false => self.refuse(now, connection, &Refusal::UpgradeRate.into()),
+            (Ok(Request::Upgrade(upgrade)), None) => match self.take_upgrade(now, connection, &upgrade, peer) {
+                Ok(()) => self.request_upgrade(now, connection, &upgrade, head, rest),
+                Err(refusal) => self.refuse(now, connection, &refusal.into()),
             },
             (Ok(Request::Plain(PlainRequest { method, path: PlainPath::Metrics })), _)
                 if !self.limits.public_metrics =>
@@ -807,14 +844,28 @@ impl<A: Application, S> Core<A, S> {
                 self.metrics.http_requests_total.increment();
                 self.effects.push_back(Effect::Plain { connection, request });
             }
+            (Err(_), _) if is_proxy_header => self.refuse(now, connection, &Refusal::ProxyHeaderUnasked.into()),
             (Err(refused), _) => self.refuse(now, connection, &refused),
         }
     }
 
     /// Takes one of the upgrades that the client's address still has, before anybody is asked who the client is.
-    fn takes_upgrade(&mut self, now: Now, connection: ConnectionId) -> bool {
+    fn take_upgrade(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        upgrade: &Upgrade<'_>,
+        peer: Peer,
+    ) -> Result<(), Refusal> {
+        if peer.is_trusted {
+            let client = forwarded::client(upgrade, &self.limits.trusted_proxies);
+            if let Some(client) = client.map_err(|_| Refusal::ForwardedTwice)? {
+                self.set_address(connection, client);
+            }
+        }
         let address = self.address(connection);
-        self.upgrade_rates.as_mut().is_none_or(|rates| rates.take(address, now.elapsed_ns))
+        let has_one = self.upgrade_rates.as_mut().is_none_or(|rates| rates.take(address, now.elapsed_ns));
+        if has_one { Ok(()) } else { Err(Refusal::UpgradeRate) }
     }
 
     fn set_address(&mut self, connection: ConnectionId, address: IpAddr) {

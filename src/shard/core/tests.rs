@@ -616,6 +616,100 @@ fn a_user_has_so_many_connections_and_the_oldest_goes() {
     assert_eq!((world.metrics.limited[1].get(), world.metrics.connections_current.get()), (1, 2));
 }
 
+fn behind_a_proxy() -> Config {
+    Config {
+        proxy_protocol_from: vec!["10.0.0.0/8".parse().unwrap()],
+        trusted_proxies: vec!["10.1.0.0/16".parse().unwrap(), "198.51.100.0/24".parse().unwrap()],
+        upgrade_rate_per_address: 1,
+        ..Config::default()
+    }
+}
+
+/// What whoever connects from `address` is answered to `bytes` that come one by one.
+fn answer(world: &mut World, address: &str, bytes: &[u8]) -> String {
+    let peer = world.driver.connect_from(address.parse().unwrap(), None);
+    for byte in bytes {
+        world.driver.send(peer, &[*byte]);
+    }
+    String::from_utf8_lossy(&world.driver.peers[peer].received).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_proxy_header_tells_whose_connection_it_is() {
+    let mut world = World::new(&behind_a_proxy());
+    let upgrade = upgrade("userId=ana");
+    let through = |client: &str| format!("PROXY TCP4 {client} 192.0.2.9 5000 3000\r\n{upgrade}");
+    assert!(answer(&mut world, "10.0.0.1", through("192.0.2.1").as_bytes()).contains("101"));
+    assert!(answer(&mut world, "10.0.0.2", through("192.0.2.1").as_bytes()).contains("429"));
+    assert!(answer(&mut world, "10.0.0.1", through("192.0.2.2").as_bytes()).contains("101"));
+    assert!(answer(&mut world, "192.0.2.1", upgrade.as_bytes()).contains("429"));
+    let local = [&b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0"[..], upgrade.as_bytes()].concat();
+    assert!(answer(&mut world, "10.0.0.7", &local).contains("101"));
+}
+
+#[test]
+fn a_proxy_header_is_required_where_it_is_said_and_refused_elsewhere() {
+    let mut world = World::new(&behind_a_proxy());
+    let upgrade = upgrade("userId=ana");
+    let through = format!("PROXY TCP4 192.0.2.1 192.0.2.9 5000 3000\r\n{upgrade}");
+    let binary = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[1; 12], upgrade.as_bytes()].concat();
+    for (address, bytes, refusal) in [
+        ("10.0.0.1", upgrade.as_bytes(), Refusal::ProxyHeaderRequired),
+        ("::ffff:10.0.0.1", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::ProxyHeaderRequired),
+        ("10.0.0.1", b"PROXY TCP4 192.0.2.1\r\n", Refusal::ProxyHeaderRequired),
+        ("192.0.2.1", through.as_bytes(), Refusal::ProxyHeaderUnasked),
+        ("11.0.0.1", through.as_bytes(), Refusal::ProxyHeaderUnasked),
+    ] {
+        let before = world.metrics.refusals[refusal.cell()].get();
+        assert!(answer(&mut world, address, bytes).contains(" 400 "), "{address}");
+        assert_eq!(world.metrics.refusals[refusal.cell()].get(), before + 1, "{address}");
+    }
+    let peer = world.driver.connect_from("192.0.2.1".parse().unwrap(), None);
+    world.driver.send(peer, &binary);
+    assert!(world.driver.peers[peer].received.starts_with(b"HTTP/1.1 400 "));
+    assert_eq!(world.metrics.refusals[Refusal::ProxyHeaderUnasked.cell()].get(), 3);
+    assert_eq!(world.metrics.connections_total.get(), 0);
+}
+
+#[test]
+fn a_proxy_header_that_does_not_end_is_refused_in_time() {
+    let mut world = World::new(&behind_a_proxy());
+    let peer = world.driver.connect_from("10.0.0.1".parse().unwrap(), None);
+    world.driver.send(peer, b"PROXY TCP4 192.0.2.1");
+    world.driver.pass(9_900);
+    assert!(world.driver.peers[peer].received.is_empty());
+    world.driver.pass(300);
+    assert!(world.driver.peers[peer].received.starts_with(b"HTTP/1.1 408 "));
+    world.driver.pass(2_100);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn forwarding_headers_are_read_from_trusted_proxies_alone() {
+    let mut world = World::new(&behind_a_proxy());
+    let mut ask = |address: &str, header: &str| {
+        let head = upgrade("userId=ana").replacen("\r\n", &format!("\r\n{header}\r\n"), 1);
+        answer(&mut world, address, head.as_bytes())
+    };
+    assert!(ask("198.51.100.1", "X-Forwarded-For: 192.0.2.1").contains("101"));
+    assert!(ask("198.51.100.2", "Forwarded: for=192.0.2.1").contains("429"));
+    assert!(ask("198.51.100.1", "X-Forwarded-For: 192.0.2.2").contains("101"));
+    assert!(ask("203.0.113.1", "X-Forwarded-For: 192.0.2.3").contains("101"));
+    assert!(ask("203.0.113.1", "X-Forwarded-For: 192.0.2.4").contains("429"));
+    assert!(ask("198.51.100.1", "Forwarded: for=192.0.2.5\r\nX-Forwarded-For: 192.0.2.6").contains("400"));
+    assert_eq!(world.metrics.refusals[Refusal::ForwardedTwice.cell()].get(), 1);
+}
+
+#[test]
+fn a_proxy_header_and_a_forwarding_header_go_together() {
+    let mut world = World::new(&behind_a_proxy());
+    for (client, expected) in [("192.0.2.1", "101"), ("192.0.2.2", "101"), ("192.0.2.1", "429")] {
+        let head = upgrade("userId=ana").replacen("\r\n", &format!("\r\nX-Forwarded-For: {client}\r\n"), 1);
+        let bytes = format!("PROXY TCP4 10.1.0.1 192.0.2.9 5000 3000\r\n{head}");
+        assert!(answer(&mut world, "10.0.0.1", bytes.as_bytes()).contains(expected), "{client}");
+    }
+}
+
 /// An application that has a fault.
 struct Faulty;
 

@@ -311,16 +311,32 @@ impl<A: Application, T: Transport> Shard<A, T> {
         let tells_of_reading = event.is_readable() || event.is_read_closed() || event.is_error();
         if tells_of_reading && !self.is_put_aside(connection) {
             let ends = event.is_read_closed() || event.is_error();
-            match self.parts.core.socket_mut(connection) {
-                // A wave of handshakes must not keep those waiting who are connected.
-                Some(socket) if socket.is_costly() => {
-                    if socket.mark_waiting(true) {
-                        self.handshakes.push_back(connection);
-                    }
-                }
-                _ => self.read(now, connection, ends),
+            let owes_proxy_header = self.owes_proxy_header(connection);
+            if !owes_proxy_header && self.defer_handshake(connection) {
+                return;
+            }
+            self.read(now, connection, ends);
+            // The rest of its PROXY header will not come.
+            if owes_proxy_header && ends && self.owes_proxy_header(connection) {
+                self.step(now, Input::Ended { connection, failed: event.is_error() });
             }
         }
+    }
+
+    /// Has a connection wait for its part of the turn's handshakes, if reading it is one: a wave of them must not keep
+    /// those waiting who are connected.
+    fn defer_handshake(&mut self, connection: ConnectionId) -> bool {
+        let Some(socket) = self.parts.core.socket_mut(connection).filter(|socket| socket.is_costly()) else {
+            return false;
+        };
+        if socket.mark_waiting(true) {
+            self.handshakes.push_back(connection);
+        }
+        true
+    }
+
+    fn owes_proxy_header(&mut self, connection: ConnectionId) -> bool {
+        self.parts.core.appetite(connection) == Appetite::ProxyHeader
     }
 
     fn resume_writing(&mut self, now: Now, connection: ConnectionId) {
@@ -380,6 +396,12 @@ impl<A: Application, T: Transport> Shard<A, T> {
                     self.step(now, Input::Resume(connection));
                     return self.put_aside(connection);
                 }
+                Appetite::ProxyHeader => {
+                    if !self.drop_proxy_header(now, connection) || self.defer_handshake(connection) {
+                        return;
+                    }
+                    continue;
+                }
                 Appetite::Read => {}
             }
             if left == 0 {
@@ -415,6 +437,30 @@ impl<A: Application, T: Transport> Shard<A, T> {
 
     fn has_more_to_say(&mut self, connection: ConnectionId) -> bool {
         self.parts.core.socket_mut(connection).is_some_and(|socket| socket.has_more_to_say())
+    }
+
+    /// Takes the PROXY header out of a connection's socket; false when there is nothing more to read now.
+    fn drop_proxy_header(&mut self, now: Now, connection: ConnectionId) -> bool {
+        let Some(socket) = self.parts.core.socket_mut(connection) else { return false };
+        match socket.socket().peek(&mut self.buffer) {
+            Transfer::Bytes(count) => {
+                let dropped = self.parts.core.look_for_proxy_header(now, connection, &self.buffer[..count]);
+                self.act(now);
+                // They were seen there, so that one read takes them all.
+                if dropped > 0
+                    && let Some(socket) = self.parts.core.socket_mut(connection)
+                    && socket.socket_mut().read_bytes(&mut self.buffer[..dropped]) != Transfer::Bytes(dropped)
+                {
+                    self.step(now, Input::Ended { connection, failed: true });
+                }
+                !self.owes_proxy_header(connection)
+            }
+            Transfer::WouldBlock => false,
+            ended => {
+                self.step(now, Input::Ended { connection, failed: ended == Transfer::Failed });
+                false
+            }
+        }
     }
 
     fn accept(&mut self, now: Now) {

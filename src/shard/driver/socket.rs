@@ -177,6 +177,21 @@ impl Socket {
         }
     }
 
+    /// Copies what is there into `buffer`, up to its size, and leaves it there.
+    pub fn peek(&self, buffer: &mut [u8]) -> Transfer {
+        loop {
+            match self.stream.peek(buffer) {
+                Ok(0) => return Transfer::End,
+                Ok(count) => return Transfer::Bytes(count),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Transfer::WouldBlock,
+                    _ => return Transfer::Failed,
+                },
+            }
+        }
+    }
+
     /// Writes what the socket takes of `bytes`; where that is not all, has poll tell when it takes more.
     pub fn write_bytes(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Transfer {
         let mut taken = 0;
