@@ -446,6 +446,8 @@ knobs! {
         memory_limit: Size = size(0, 1 << 40), 0;
         /// The largest message that a client may send; a larger one ends its connection with 1009.
         max_message: Size = size(KIB, 16 * MIB), 64 * KIB;
+        /// The largest request, its line and its headers; a larger one gets 431, or 414 where that is its line.
+        max_request: Size = size(KIB, 64 * KIB), 8 * KIB;
         /// Frames into which one message may be cut.
         max_frames: Count = count(1, 1_048_576), 256;
         /// Bytes that may wait for one connection's socket; while more wait, nothing more is read from it.

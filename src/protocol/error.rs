@@ -321,10 +321,10 @@ pub enum Refusal {
     #[error("Only GET is served here.")]
     MethodNotAllowed,
     /// The request line is longer than the whole head may be.
-    #[error("The request line is longer than 8 KiB.")]
+    #[error("The request line is longer than `max_request`.")]
     UriTooLong,
-    /// The head is longer than 8 KiB or has more than 100 headers.
-    #[error("The request's headers are larger than 8 KiB or more than 100.")]
+    /// The head is longer than `max_request` or has more than 100 headers.
+    #[error("The request's headers are larger than `max_request` or more than 100.")]
     HeadersTooLarge,
     /// `GET /` without an upgrade, or another version of the protocol (RFC 6455 §4.4).
     #[error("Connect with a WebSocket client, version 13.")]

@@ -7,9 +7,6 @@ use tungstenite::handshake::derive_accept_key;
 use super::error::Refusal;
 use super::plain::{Method, PlainPath, PlainRequest};
 
-/// The most bytes of a request's head, its last empty line included.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
-
 /// The most headers of a request.
 pub const HEADERS_MAX: usize = 100;
 
@@ -96,17 +93,17 @@ impl Refused {
 
 /// Where the head at the start of `bytes` ends, the empty line included; `None` while it is not whole.
 ///
-/// `searched` bytes were searched before and held no end.
+/// `searched` bytes were searched before and held no end. A head has at most `bytes_max`, its last empty line included.
 ///
 /// # Errors
-/// [`Refusal::UriTooLong`] or [`Refusal::HeadersTooLarge`] when the first [`HEAD_BYTES_MAX`] bytes hold no end.
-pub fn head_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Refusal> {
+/// [`Refusal::UriTooLong`] or [`Refusal::HeadersTooLarge`] when the first `bytes_max` bytes hold no end.
+pub fn head_end(bytes: &[u8], searched: usize, bytes_max: usize) -> Result<Option<usize>, Refusal> {
     let start = searched.saturating_sub(3);
-    let limited = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    let limited = &bytes[..bytes.len().min(bytes_max)];
     let end = limited[start.min(limited.len())..].windows(4).position(|window| window == b"\r\n\r\n");
     match end {
         Some(position) => Ok(Some(start + position + 4)),
-        None if bytes.len() < HEAD_BYTES_MAX => Ok(None),
+        None if bytes.len() < bytes_max => Ok(None),
         None if limited.windows(2).any(|window| window == b"\r\n") => Err(Refusal::HeadersTooLarge),
         None => Err(Refusal::UriTooLong),
     }
@@ -278,10 +275,11 @@ impl<'b> Headers<'_, 'b> {
 /// The body of the fuzz target `handshake`: any bytes are served or refused, the same however they are cut.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    let whole = head_end(data, 0);
+    const BYTES_MAX: usize = 8 * 1024;
+    let whole = head_end(data, 0, BYTES_MAX);
     let mut pieces = Ok(None);
     for have in 1..=data.len() {
-        pieces = head_end(&data[..have], have - 1);
+        pieces = head_end(&data[..have], have - 1, BYTES_MAX);
         if pieces != Ok(None) {
             break;
         }
@@ -294,7 +292,7 @@ pub fn fuzz(data: &[u8]) {
             write_switching_protocols(&mut out, &upgrade);
             assert_headers_are_those_of_httparse(&data[..end], &upgrade);
             assert!(out.starts_with(b"HTTP/1.1 101 "));
-            assert_eq!(head_end(&out, 0), Ok(Some(out.len())));
+            assert_eq!(head_end(&out, 0, BYTES_MAX), Ok(Some(out.len())));
             let _ = super::query::Query::parse(upgrade.query);
         }
         Ok(Request::Plain(_)) => {}
@@ -409,15 +407,17 @@ mod tests {
     }
 
     #[test]
-    fn a_head_of_eight_kibibytes_is_served_and_one_byte_more_is_not() {
+    fn a_head_of_so_many_bytes_is_served_and_one_more_is_not() {
+        const BYTES_MAX: usize = 8 * 1024;
         let padded = |bytes: usize| {
             let fixed = format!("{UPGRADE}A: \r\n\r\n").len();
             format!("{UPGRADE}A: {}\r\n\r\n", "x".repeat(bytes - fixed))
         };
-        assert_eq!(head_end(padded(HEAD_BYTES_MAX).as_bytes(), 0), Ok(Some(HEAD_BYTES_MAX)));
-        assert_eq!(head_end(padded(HEAD_BYTES_MAX + 1).as_bytes(), 0), Err(Refusal::HeadersTooLarge));
-        assert_eq!(head_end("G".repeat(HEAD_BYTES_MAX - 1).as_bytes(), 0), Ok(None));
-        assert_eq!(head_end("G".repeat(HEAD_BYTES_MAX).as_bytes(), 0), Err(Refusal::UriTooLong));
+        let end = |head: &str| head_end(head.as_bytes(), 0, BYTES_MAX);
+        assert_eq!(end(&padded(BYTES_MAX)), Ok(Some(BYTES_MAX)));
+        assert_eq!(end(&padded(BYTES_MAX + 1)), Err(Refusal::HeadersTooLarge));
+        assert_eq!(end(&"G".repeat(BYTES_MAX - 1)), Ok(None));
+        assert_eq!(end(&"G".repeat(BYTES_MAX)), Err(Refusal::UriTooLong));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 import json
 import socket
+import ssl
 import time
 
 from clients import CLOSE, PING, TEXT, Client, Raw, frame, upgrade
 from proxies import Haproxy, is_here
-from server import PATIENCE, Server
+from server import PATIENCE, Server, eventually
+from test_tls import NAME, Keys, TlsServer
 
 HEARTBEAT = '{"type":"HEARTBEAT"}'
 RATE = ("--upgrade-rate-per-address", "1", "--shards", "1")
@@ -94,6 +96,39 @@ def test_a_proxy_header_is_required_from_the_networks_named_and_refused_from_oth
         assert server.metric('rollcall_refusals_total{reason="proxy_header_required"}') == 1
         assert server.metric('rollcall_refusals_total{reason="proxy_header_unasked"}') == 1
         server.metric_becomes('rollcall_shard_sockets{shard="0"}', 0)
+
+
+def test_a_proxy_header_comes_before_tls():
+    claim = b"PROXY TCP6 2001:db8::1 2001:db8::2 5000 3000\r\n"
+    with Keys() as keys, TlsServer(keys, "--proxy-protocol-from", "127.0.0.2", *RATE) as server:
+
+        def secured_status(address, first, rest=b""):
+            raw = From(server, address)
+            raw.send(first)
+            time.sleep(0.05)
+            raw.send(rest)
+            raw.socket = keys.context().wrap_socket(raw.socket, server_hostname=NAME)
+            with raw:
+                raw.send(upgrade())
+                return int(raw.head().split()[1])
+
+        assert secured_status("127.0.0.2", claim) == 101
+        assert secured_status("127.0.0.2", claim[:20], claim[20:]) == 429
+        assert secured_status("127.0.0.3", b"") == 101
+        for address, first in [("127.0.0.2", b""), ("127.0.0.3", claim)]:
+            try:
+                raise AssertionError(f"{address} was let in: {secured_status(address, first)}")
+            except (ssl.SSLError, ConnectionError):
+                pass
+        eventually(lambda: server.metric('rollcall_refusals_total{reason="proxy_header_required"}'), 1, "required")
+
+
+def test_a_large_token_fits_where_the_operator_says_so():
+    large = upgrade(Cookie="c" * 20_000)
+    for flags, expected in [((), 431), (("--max-request", "32KiB"), 101)]:
+        with Server(*flags) as server, Raw(server.address) as raw:
+            raw.send(large)
+            assert int(raw.head().split()[1]) == expected, flags
 
 
 def test_forwarding_headers_count_from_trusted_proxies_alone():

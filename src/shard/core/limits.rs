@@ -13,6 +13,8 @@ use crate::rate::Rate;
 pub struct Limits {
     /// What messages may be like.
     pub messages: assembly::Limits,
+    /// Bytes of a request's head, its last empty line included.
+    pub request_bytes_max: usize,
     /// Messages of one connection that are handled in one turn; the rest waits.
     pub turn_messages: u32,
     /// Bytes that may wait for one socket before its connection is no longer read.
@@ -56,6 +58,7 @@ impl Limits {
                 binary: false,
                 held_bytes_max: usize::MAX,
             },
+            request_bytes_max: config.max_request,
             turn_messages: u32::try_from(config.turn_messages).unwrap_or(u32::MAX),
             send_queue_bytes: config.send_queue,
             handshake_timeout_ms: ms(config.handshake_timeout),

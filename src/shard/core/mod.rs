@@ -815,15 +815,16 @@ impl<A: Application, S> Core<A, S> {
         if searched > 0 {
             kept.extend_from_slice(bytes);
         }
-        let all = if searched > 0 { &mut kept[..] } else { bytes };
-        let end = match handshake::head_end(all, searched) {
+        let so_far = if searched > 0 { &kept } else { &*bytes };
+        let end = match handshake::head_end(so_far, searched, self.limits.request_bytes_max) {
             Ok(Some(end)) => end,
             Ok(None) => {
-                record.extra.get_or_insert_default().head = all.to_vec();
+                record.extra.get_or_insert_default().head = if searched > 0 { kept } else { bytes.to_vec() };
                 return;
             }
             Err(refusal) => return self.refuse(now, connection, &refusal.into()),
         };
+        let all = if searched > 0 { &mut kept[..] } else { bytes };
         let is_proxy_header = proxy::is_announced_by(all);
         let (head, rest) = all.split_at_mut(end);
         let head = &*head;
@@ -925,8 +926,8 @@ impl<A: Application, S> Core<A, S> {
             }
             budget -= 1;
             let event = assembly::next(&mut kept, &mut input, &self.limits.messages);
-            let taken = match (&event, &mut self.message_rates) {
-                (Ok(Some(Event::Message(_) | Event::Overflow | Event::Ping(_) | Event::Pong)), Some(rates)) => {
+            let taken = match &mut self.message_rates {
+                Some(rates) if matches!(&event, Ok(Some(event)) if !matches!(event, Event::Close(_))) => {
                     rates.owe(connection.index, now.elapsed_ns)
                 }
                 _ => Taken::Within,

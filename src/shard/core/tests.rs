@@ -430,7 +430,7 @@ fn an_invalid_query_is_upgraded_and_closed_and_never_counts() {
         let peer = world.driver.connect(None);
         world.driver.send(peer, upgrade(query).as_bytes());
         let received = std::mem::take(&mut world.driver.peers[peer].received);
-        let end = handshake::head_end(&received, 0).unwrap().unwrap();
+        let end = handshake::head_end(&received, 0, 8192).unwrap().unwrap();
         assert!(received.starts_with(b"HTTP/1.1 101 "));
         assert!(matches!(&parse(&received[end..])[..], [Heard::Close(1002, reason)] if !reason.is_empty()));
         world.driver.end(peer);
@@ -493,12 +493,31 @@ fn everything_in_one_readable_event_is_taken_in_order() {
     world.driver.send(peer, &bytes);
     world.driver.end(peer);
     let received = std::mem::take(&mut world.driver.peers[peer].received);
-    let heard = parse(&received[handshake::head_end(&received, 0).unwrap().unwrap()..]);
+    let heard = parse(&received[handshake::head_end(&received, 0, 8192).unwrap().unwrap()..]);
     assert!(heard[0].is_type("CONNECT"));
     assert_eq!(heard[1], Heard::Pong(b"ping".to_vec()));
     assert!(heard[2].is_type("HEARTBEAT_ACK") && heard[3].is_type("ACK"));
     assert_eq!(heard[4..], [Heard::Close(1000, String::new())]);
     world.assert_nothing_left();
+}
+
+#[test]
+fn a_request_may_be_as_large_as_the_operator_says_however_it_is_cut() {
+    let mut world = World::new(&Config { max_request: 2048, ..Config::default() });
+    let padded = |bytes: usize| {
+        let plain = upgrade("userId=ana");
+        plain.replacen("\r\n", &format!("\r\nX: {}\r\n", "x".repeat(bytes - plain.len() - 5)), 1)
+    };
+    for piece in [1, 700, 4096] {
+        for (bytes, status) in [(2048, "101"), (2049, "431")] {
+            let peer = world.driver.connect(None);
+            for part in padded(bytes).as_bytes().chunks(piece) {
+                world.driver.send(peer, part);
+            }
+            let answer = String::from_utf8_lossy(&world.driver.peers[peer].received).into_owned();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{piece} {bytes}: {answer}");
+        }
+    }
 }
 
 #[test]
@@ -580,7 +599,7 @@ fn an_address_has_so_many_connections_and_the_newest_goes() {
         world.driver.send(peer, upgrade("userId=ana").as_bytes());
         world.driver.pass(0);
         let received = std::mem::take(&mut world.driver.peers[peer].received);
-        let heard = parse(&received[handshake::head_end(&received, 0).unwrap().unwrap()..]);
+        let heard = parse(&received[handshake::head_end(&received, 0, 8192).unwrap().unwrap()..]);
         assert!(heard[0].is_type("CONNECT"));
         (peer, heard.into_iter().nth(1))
     };
