@@ -90,8 +90,8 @@ impl FollowedUser {
         self.watchers.get(slot as usize).copied()
     }
 
-    /// Forgets what the user's own connections saw if others see the user since: a room's partition may tell that before
-    /// the user's own does.
+    /// Forgets what the user's own connections saw if others see the user since: a room's partition may tell that
+    /// before the user's own does.
     pub fn forget_stale_own(&mut self) {
         if let Some(told) = self.told.as_ref().filter(|told| !told.is_offline())
             && self.own.as_ref().is_some_and(|own| own.version < told.version)
