@@ -272,8 +272,14 @@ fn open_to_others(config: &Config, listen: IpAddr, control: IpAddr) -> Vec<&'sta
             open.push("/metrics on the WebSocket port (public_metrics)");
         }
     }
-    if !control.is_loopback() && config.control_open_pages != ControlPages::None {
-        open.push("pages of the control port without a key (control_open_pages)");
+    if !control.is_loopback() {
+        if config.control_open_pages != ControlPages::None {
+            open.push("pages of the control port without a key (control_open_pages)");
+        }
+        // Keys are sent over it.
+        if config.tls_certificate.is_none() {
+            open.push("the control port without TLS (tls_certificate)");
+        }
     }
     open
 }
@@ -580,10 +586,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::env;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ALL: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
     #[test]
     fn a_thread_that_cannot_go_on_ends_the_process() {
@@ -606,5 +616,32 @@ mod tests {
         assert_eq!(ended("its end").code(), Some(42));
         assert_eq!(ended("an error").code(), Some(1));
         assert_eq!(ended("a fault").signal(), Some(libc::SIGABRT));
+    }
+
+    /// The knobs that are named for what is open.
+    fn named(config: &Config, listen: IpAddr, control: IpAddr) -> Vec<&'static str> {
+        let open = open_to_others(config, listen, control);
+        open.iter().map(|text| text.split_once(" (").unwrap().1.trim_end_matches(')')).collect()
+    }
+
+    #[test]
+    fn what_others_can_use_is_named_by_the_knob_that_closes_it() {
+        let open = Config::default();
+        assert_eq!(named(&open, HERE, HERE), Vec::<&str>::new());
+        let (client, operator) =
+            (["jwt_public_key, auth_url", "tls_certificate", "public_metrics"], "control_open_pages");
+        assert_eq!(named(&open, ALL, HERE), client);
+        assert_eq!(named(&open, HERE, ALL), [operator, "tls_certificate"]);
+        assert_eq!(named(&open, ALL, ALL), [&client[..], &[operator, "tls_certificate"]].concat());
+        let closed = Config {
+            auth_url: Some("http://127.0.0.1/".to_owned()),
+            tls_certificate: Some("certificate.pem".into()),
+            public_metrics: false,
+            control_open_pages: ControlPages::None,
+            ..Config::default()
+        };
+        assert_eq!(named(&closed, ALL, ALL), Vec::<&str>::new());
+        // Who need not show a token need not be who it says it is.
+        assert_eq!(named(&Config { auth_required: Some(false), ..closed }, ALL, ALL), [client[0]]);
     }
 }
