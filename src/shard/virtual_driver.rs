@@ -125,21 +125,35 @@ impl<A: Application> VirtualDriver<A> {
     /// Does all that the core wants done.
     pub fn act(&mut self) {
         let mut looks = Vec::new();
+        let mut last = Vec::new();
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Write { connection, socket, bytes } => {
+                Output::Write { connection, socket, bytes, is_last } => {
                     let peer = &mut self.peers[*socket];
                     assert!(!peer.closed && !peer.told_end, "nothing is written after the end");
                     let taken = peer.write(bytes);
+                    // What the socket took a part of only, it is given more of later.
+                    last.retain(|told| *told != *socket);
+                    if is_last && taken == bytes.len() {
+                        last.push(*socket);
+                    }
                     self.core.sent(self.now, connection, taken);
                 }
-                Output::ShutdownWrite(socket) => self.peers[*socket].shutdown_write(),
-                Output::Close(socket) => self.peers[socket].closed = true,
+                Output::ShutdownWrite(socket) => {
+                    last.retain(|told| told != socket);
+                    self.peers[*socket].shutdown_write();
+                }
+                Output::Close(socket) => {
+                    last.retain(|told| *told != socket);
+                    self.peers[socket].closed = true;
+                }
                 Output::Look(connection) => looks.push(connection),
                 Output::Ready(connection) => self.ready.push(connection),
                 Output::Plain { connection, request } => self.handed_over.push((connection, request)),
             }
         }
+        // A kernel that was told that more follows may keep what it has.
+        assert!(last.is_empty(), "what was said to be the last is followed by the end");
         for connection in looks {
             if let Some(&mut peer) = self.core.socket_mut(connection) {
                 self.read(peer);

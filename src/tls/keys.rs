@@ -168,6 +168,8 @@ impl KeyFiles {
             error => KeyError::Unusable { path: certificate.clone(), error },
         })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // Our order, not the client's: the server has many handshakes to pay for, a client one.
+        config.ignore_client_order = true;
         // A session lives in its client's ticket alone: no shard has to remember it, and any can resume it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = tickets;

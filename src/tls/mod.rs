@@ -18,7 +18,13 @@ pub use rustls::ServerConfig;
 /// The one protocol that is spoken inside (RFC 7301): WebSocket upgrades are HTTP/1.1.
 pub const ALPN: &[u8] = b"http/1.1";
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    // SHA-256 has instructions of its own where SHA-384 has none, which is a sixth of a handshake; so those suites go
+    // first that end in it.
+    provider.cipher_suites.sort_by_key(|suite| !suite.suite().as_str().is_some_and(|name| name.ends_with("SHA256")));
+    Arc::new(provider)
+});
 
 /// The algorithms of the one crypto library of this program.
 pub fn provider() -> Arc<CryptoProvider> {

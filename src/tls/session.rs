@@ -343,7 +343,10 @@ impl<S: Side> Session<S> {
                 // Early data is never offered.
                 Ok(_) => return Err(Failure::Tls),
                 Err(_) => {
-                    self.append_alerts(&mut bytes[used..], reply);
+                    // After the close_notify nothing more is said, not even that.
+                    if !self.said_close {
+                        self.append_alerts(&mut bytes[used..], reply);
+                    }
                     return Err(Failure::Tls);
                 }
             }

@@ -657,7 +657,7 @@ impl World {
         let record = &mut shards[shard];
         while let Some(output) = record.core.poll_output() {
             match output {
-                Output::Write { connection, socket, bytes } => {
+                Output::Write { connection, socket, bytes, .. } => {
                     let number = *socket;
                     let peer = &mut sockets[number as usize];
                     if peer.closed || peer.told_end {

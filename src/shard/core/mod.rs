@@ -323,6 +323,8 @@ pub enum Output<'a, S> {
         socket: &'a mut S,
         /// What.
         bytes: &'a [u8],
+        /// Whether [`Output::ShutdownWrite`] follows once the socket has taken all: both may go into one packet.
+        is_last: bool,
     },
     /// Say to the peer that nothing more will come.
     ShutdownWrite(&'a mut S),
@@ -508,15 +510,22 @@ impl<A: Application, S> Core<A, S> {
                 }
                 Effect::Write { connection, bytes, is_delivery } if self.is_current(connection) => {
                     self.writing = Some(Writing::Out { bytes: bytes.clone(), is_delivery });
-                    let socket = &mut self.connections[connection.index].socket;
-                    return Some(Output::Write { connection, socket, bytes: &self.out[bytes] });
+                    let record = &mut self.connections[connection.index];
+                    let is_last = matches!(record.phase, Phase::Closing { .. });
+                    return Some(Output::Write {
+                        connection,
+                        socket: &mut record.socket,
+                        bytes: &self.out[bytes],
+                        is_last,
+                    });
                 }
                 Effect::WritePending(connection) if self.is_current(connection) => {
                     let record = &self.connections[connection.index];
                     if record.pending_bytes() > 0 {
                         self.writing = Some(Writing::Pending);
+                        let is_last = matches!(record.phase, Phase::Closing { .. });
                         let (socket, bytes) = self.connections[connection.index].socket_and_pending();
-                        return Some(Output::Write { connection, socket, bytes });
+                        return Some(Output::Write { connection, socket, bytes, is_last });
                     }
                 }
                 // Of what was written in one step the last may wait, though what came before was taken whole.

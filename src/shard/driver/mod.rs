@@ -312,7 +312,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
         if tells_of_reading && !self.is_put_aside(connection) {
             let ends = event.is_read_closed() || event.is_error();
             let owes_proxy_header = self.owes_proxy_header(connection);
-            if !owes_proxy_header && self.defer_handshake(connection) {
+            if !owes_proxy_header && self.defer_handshake(connection, ends) {
                 return;
             }
             self.read(now, connection, ends);
@@ -325,11 +325,11 @@ impl<A: Application, T: Transport> Shard<A, T> {
 
     /// Has a connection wait for its part of the turn's handshakes, if reading it is one: a wave of them must not keep
     /// those waiting who are connected.
-    fn defer_handshake(&mut self, connection: ConnectionId) -> bool {
+    fn defer_handshake(&mut self, connection: ConnectionId, ends: bool) -> bool {
         let Some(socket) = self.parts.core.socket_mut(connection).filter(|socket| socket.is_costly()) else {
             return false;
         };
-        if socket.mark_waiting(true) {
+        if socket.await_turn(ends) {
             self.handshakes.push_back(connection);
         }
         true
@@ -354,9 +354,8 @@ impl<A: Application, T: Transport> Shard<A, T> {
         for _ in 0..self.parts.turn.handshakes {
             let Some(connection) = self.handshakes.pop_front() else { return };
             if let Some(socket) = self.parts.core.socket_mut(connection) {
-                socket.mark_waiting(false);
-                // Whether its end was told of is not remembered.
-                self.read(now, connection, true);
+                let ends = socket.take_turn();
+                self.read(now, connection, ends);
             }
         }
     }
@@ -397,7 +396,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
                     return self.put_aside(connection);
                 }
                 Appetite::ProxyHeader => {
-                    if !self.drop_proxy_header(now, connection) || self.defer_handshake(connection) {
+                    if !self.drop_proxy_header(now, connection) || self.defer_handshake(connection, until_end) {
                         return;
                     }
                     continue;
@@ -616,8 +615,9 @@ impl<A: Application, T: Transport> Shard<A, T> {
         while let Some(output) = self.parts.core.poll_output() {
             let registry = self.parts.poll.registry();
             match output {
-                Output::Write { connection, socket, bytes } => {
-                    let taken = match socket.write(bytes, registry, token_of(connection), &mut self.parts.transport) {
+                Output::Write { connection, socket, bytes, is_last } => {
+                    let (token, transport) = (token_of(connection), &mut self.parts.transport);
+                    let taken = match socket.write(bytes, is_last, registry, token, transport) {
                         Transfer::Bytes(count) => Some(count),
                         _ => None,
                     };

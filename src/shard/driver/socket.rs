@@ -37,8 +37,15 @@ pub trait Transport: Sized {
     fn received<'a>(buffer: &'a mut [u8], shared: &'a mut Self::Shared) -> &'a mut [u8];
 
     /// Writes what the socket takes of `bytes`; where that is not all, poll tells when it takes more, and the next
-    /// write begins with what is left.
-    fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, shared: &mut Self::Shared) -> Transfer;
+    /// write begins with what is left. Where it is the last, [`Transport::shutdown_write`] follows.
+    fn write(
+        &mut self,
+        bytes: &[u8],
+        is_last: bool,
+        registry: &Registry,
+        token: Token,
+        shared: &mut Self::Shared,
+    ) -> Transfer;
 
     /// Poll has told that the socket takes bytes again. True when the connection is to be read, which had to wait.
     fn writable(&mut self, registry: &Registry, shared: &mut Self::Shared) -> bool;
@@ -52,8 +59,12 @@ pub trait Transport: Sized {
     /// Whether reading it now would begin what is costly, and has a budget of its own.
     fn is_costly(&self) -> bool;
 
-    /// Notes that a costly read is under way or done; false when it was noted before.
-    fn mark_waiting(&mut self, waits: bool) -> bool;
+    /// Notes that a costly read is to be made, and whether the peer's end is to be found by it; false when one was
+    /// noted before.
+    fn await_turn(&mut self, ends: bool) -> bool;
+
+    /// A costly read is made now. Whether the peer's end is to be found by it.
+    fn take_turn(&mut self) -> bool;
 
     /// Whether the next read says something although the socket may have nothing.
     fn has_more_to_say(&self) -> bool;
@@ -88,8 +99,8 @@ impl Transport for Socket {
         buffer
     }
 
-    fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, (): &mut ()) -> Transfer {
-        self.write_bytes(bytes, registry, token)
+    fn write(&mut self, bytes: &[u8], is_last: bool, registry: &Registry, token: Token, (): &mut ()) -> Transfer {
+        if is_last { self.write_last(bytes, registry, token) } else { self.write_bytes(bytes, registry, token) }
     }
 
     fn writable(&mut self, _: &Registry, (): &mut ()) -> bool {
@@ -106,7 +117,11 @@ impl Transport for Socket {
         false
     }
 
-    fn mark_waiting(&mut self, _: bool) -> bool {
+    fn await_turn(&mut self, _: bool) -> bool {
+        false
+    }
+
+    fn take_turn(&mut self) -> bool {
         false
     }
 

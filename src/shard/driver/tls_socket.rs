@@ -34,8 +34,8 @@ struct Inner {
     is_counted: bool,
     /// Why it cannot go on, until the driver has been told.
     verdict: Option<Transfer>,
-    /// Whether it waits for its turn to go on with its handshake.
-    waits_for_turn: bool,
+    /// While it waits for its turn to go on with its handshake: whether the peer's end was told of.
+    awaited_turn: Option<bool>,
     /// Whether it is not read until the socket has taken what it is owed.
     is_held: bool,
     /// Whether our side ends as soon as the socket has taken all.
@@ -75,7 +75,7 @@ impl Transport for TlsSocket {
             counted_bytes: 0,
             is_counted: false,
             verdict: None,
-            waits_for_turn: false,
+            awaited_turn: None,
             is_held: false,
             ends: false,
         };
@@ -120,9 +120,19 @@ impl Transport for TlsSocket {
         &mut shared.plaintext
     }
 
-    fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token, shared: &mut TlsShared) -> Transfer {
+    fn write(
+        &mut self,
+        bytes: &[u8],
+        is_last: bool,
+        registry: &Registry,
+        token: Token,
+        shared: &mut TlsShared,
+    ) -> Transfer {
         let Inner { socket, session, .. } = &mut *self.0;
-        let send = |bytes: &[u8]| send(socket, bytes, registry, token);
+        let send = |bytes: &[u8]| match is_last {
+            true => taken(socket.write_last(bytes, registry, token)),
+            false => send(socket, bytes, registry, token),
+        };
         let had_failed = matches!(session.phase(), Phase::Failed(_));
         let written = session.write(bytes, &mut shared.record, send);
         self.0.count_bytes(shared);
@@ -175,8 +185,14 @@ impl Transport for TlsSocket {
         self.0.session.phase() == Phase::Handshake
     }
 
-    fn mark_waiting(&mut self, waits: bool) -> bool {
-        std::mem::replace(&mut self.0.waits_for_turn, waits) != waits
+    fn await_turn(&mut self, ends: bool) -> bool {
+        let before = self.0.awaited_turn;
+        self.0.awaited_turn = Some(ends || before == Some(true));
+        before.is_none()
+    }
+
+    fn take_turn(&mut self) -> bool {
+        self.0.awaited_turn.take() == Some(true)
     }
 
     fn has_more_to_say(&self) -> bool {
@@ -229,10 +245,7 @@ impl Inner {
         shared.reply.clear();
         session.close(&mut shared.reply);
         // A socket that fails says so again when it is read, if it is.
-        let _ = session.owe(&shared.reply, |bytes| match socket.write_last(bytes, registry, *token) {
-            Transfer::Bytes(taken) => Ok(taken),
-            other => Err(other),
-        });
+        let _ = session.owe(&shared.reply, |bytes| taken(socket.write_last(bytes, registry, *token)));
     }
 
     fn count_bytes(&mut self, shared: &mut TlsShared) {
@@ -243,7 +256,11 @@ impl Inner {
 
 /// Has the socket take what it will; an error where it takes nothing any more.
 fn send(socket: &mut Socket, bytes: &[u8], registry: &Registry, token: Token) -> Result<usize, Transfer> {
-    match socket.write_bytes(bytes, registry, token) {
+    taken(socket.write_bytes(bytes, registry, token))
+}
+
+fn taken(transfer: Transfer) -> Result<usize, Transfer> {
+    match transfer {
         Transfer::Bytes(taken) => Ok(taken),
         other => Err(other),
     }
