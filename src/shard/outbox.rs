@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::breaks::{Break, is_on};
 use crate::presence::change::{
-    ConnectionKey, EndCause, Happening, Post, Predecessor, PresenceEvent, RoomEvent, RoomNews,
+    ConnectionKey, EndCause, Happening, Post, Predecessor, PresenceEvent, RoomEvent, RoomNews, RoomRef,
 };
 use crate::protocol::message::MetadataUpdate;
 
@@ -56,6 +56,7 @@ enum Subject {
     Room(u64),
     /// That a connection from some address opened.
     Address(ConnectionKey),
+    RoomAnew(u64),
 }
 
 impl Outbox {
@@ -113,21 +114,39 @@ impl Outbox {
             self.clear(earlier);
             return self.close_holes();
         }
-        if let Some(subject) = subject_of(&post) {
-            let position = self.posts.len();
-            let earlier = self.folded.as_mut().and_then(|folded| folded.others.insert(subject, position));
-            let is_same = |earlier: &usize| {
-                self.posts
-                    .get(*earlier)
-                    .and_then(Option::as_ref)
-                    .is_some_and(|earlier| is_about_the_same(earlier, &post))
-            };
-            if let Some(earlier) = earlier.filter(is_same).and_then(|earlier| self.clear(earlier)) {
-                absorb(&mut post, earlier);
-            }
+        if let Post::RoomState(state) = &post {
+            self.part_news(&state.room.clone(), state.answers.is_none());
+        }
+        if let Some(subject) = subject_of(&post)
+            && let Some(earlier) = self.take_earlier(subject, &post)
+        {
+            absorb(&mut post, earlier);
         }
         self.posts.push(Some(post));
         self.close_holes();
+    }
+
+    /// Takes out the post about `subject` that waits, if it is about the same as `post`, which stands for it from now
+    /// on.
+    fn take_earlier(&mut self, subject: Subject, post: &Post) -> Option<Post> {
+        let position = self.posts.len();
+        let earlier = self.folded.as_mut()?.others.insert(subject, position)?;
+        let is_same = is_about_the_same(self.posts.get(earlier)?.as_ref()?, post);
+        if is_same { self.clear(earlier) } else { None }
+    }
+
+    /// What happened in a room before a state of it was made is told before that, and what happens later behind it. A
+    /// state that begins anew says it all.
+    fn part_news(&mut self, room: &RoomRef, begins_anew: bool) {
+        let subject = Subject::Room(room.hash().0);
+        let earlier = self.folded.as_mut().and_then(|folded| folded.others.remove(&subject));
+        let is_same = |earlier: &usize| {
+            let earlier = self.posts.get(*earlier).and_then(Option::as_ref);
+            matches!(earlier, Some(Post::RoomNews(news)) if news.room == *room)
+        };
+        if let Some(earlier) = earlier.filter(|earlier| begins_anew && is_same(earlier)) {
+            self.clear(earlier);
+        }
     }
 
     fn fold_event(&mut self, mut event: PresenceEvent) {
@@ -248,6 +267,7 @@ fn subject_of(post: &Post) -> Option<Subject> {
         Post::MemberTold(told) => Some(Subject::MemberTold(told.user.hash.0)),
         Post::RoomNews(news) => Some(Subject::Room(news.room.hash().0)),
         Post::Address { connection, opened: true, .. } => Some(Subject::Address(*connection)),
+        Post::RoomState(state) if state.answers.is_none() => Some(Subject::RoomAnew(state.room.hash().0)),
         _ => None,
     }
 }
@@ -260,6 +280,7 @@ fn is_about_the_same(one: &Post, other: &Post) -> bool {
         }
         (Post::MemberTold(one), Post::MemberTold(other)) => one.user == other.user,
         (Post::RoomNews(one), Post::RoomNews(other)) => one.room == other.room,
+        (Post::RoomState(one), Post::RoomState(other)) => one.room == other.room,
         _ => false,
     }
 }
@@ -302,7 +323,8 @@ mod tests {
 
     use super::*;
     use crate::presence::change::{
-        EndCause, Moment, NameHasher, Posts, Predecessor, RoomRef, SessionKey, Told, UserNews, UserRef,
+        Depth, EndCause, Moment, NameHasher, Posts, Predecessor, RoomRef, RoomState, SessionKey, Told, UserNews,
+        UserRef,
     };
     use crate::presence::partition::{Partition, PartitionTerms};
     use crate::protocol::address::AddressKey;
@@ -525,5 +547,50 @@ mod tests {
             })
             .collect();
         assert_eq!((news.version.0, events), (3, vec![(3, 1), (4, 2), (5, 1)]));
+    }
+    #[test]
+    fn what_happened_in_a_room_before_a_state_of_it_is_told_before_it() {
+        let hasher = NameHasher::default();
+        let told = |version| Told::new(user(0, &hasher), Version(version), PresenceStatus::Away, None, None, None);
+        let news = |version, event| {
+            let (room, version, events) = (room(0, &hasher), Version(version), vec![event]);
+            Post::RoomNews(Arc::new(RoomNews { room, version, count: 1, is_truncated: false, events }))
+        };
+        let state = |version, answers| {
+            Post::RoomState(Box::new(RoomState {
+                room: room(0, &hasher),
+                version: Version(version),
+                count: 1,
+                members: Vec::new(),
+                is_truncated: false,
+                left: Vec::new(),
+                since: None,
+                forgot: false,
+                answers,
+            }))
+        };
+        let versions = |outbox: &mut Outbox| -> Vec<u64> {
+            let version = |post: &Post| match post {
+                Post::RoomNews(news) => news.version.0,
+                Post::RoomState(state) => state.version.0,
+                other => panic!("{other:?}"),
+            };
+            outbox.take().unwrap().iter().map(version).collect()
+        };
+        let mut outbox = Outbox::default();
+        outbox.hold();
+        outbox.push(news(1, RoomEvent::Joined(Arc::new(told(1)), Version(1))));
+        outbox.push(state(2, Some(Depth::Full)));
+        outbox.push(news(3, RoomEvent::Left(Arc::new(told(1)))));
+        outbox.push(news(4, RoomEvent::Joined(Arc::new(told(4)), Version(4))));
+        assert_eq!(versions(&mut outbox), [1, 2, 4]);
+        // However often it begins anew, the last time is enough.
+        outbox.hold();
+        for version in (0..300).step_by(2) {
+            outbox.push(state(version, None));
+            outbox.push(news(version + 1, RoomEvent::Changed(Arc::new(told(version)))));
+            assert!(outbox.posts.len() < 200);
+        }
+        assert_eq!(versions(&mut outbox), [298, 299]);
     }
 }
