@@ -548,12 +548,11 @@ impl WatchTable {
             if snapshot.cursor.is_none() && !self.knows_who_left(&snapshot) {
                 snapshot.since = None;
             }
-            let cursor = snapshot.cursor.unwrap_or_else(|| self.cursor_of_state(at, watcher, &snapshot));
-            snapshot.cursor = Some(cursor);
+            snapshot.cursor = snapshot.cursor.or_else(|| Some(self.cursor_of_state(at, watcher, &snapshot)));
             let is_last = self.write_state(watcher, &mut snapshot, timestamp, out);
             let record = &mut self.watchers[watcher];
             if is_last {
-                record.told_until = cursor.max(record.told_until);
+                record.told_until = snapshot.cursor.unwrap_or_default();
                 if std::mem::take(&mut record.is_held) {
                     self.released.push(record.connection);
                 }
@@ -1025,6 +1024,17 @@ impl WatchTable {
         Version::at_ms(told.unix_ms().saturating_sub(self.terms.cursor_slack_ms)).max(self.terms.began)
     }
 
+    /// Whether no cursor says what a watcher knows: it was told that somebody, who is offline, is in a room no more,
+    /// and the room's partition may never tell, if the user is back before it hears of that.
+    fn is_ahead_of_rooms(&self, watcher: u32) -> bool {
+        self.watchers[watcher].rooms.iter().any(|edge| self.rooms[edge.room].is_ahead_for(edge))
+    }
+
+    /// The cursor of what a watcher is told now, after which it has been told everything.
+    fn cursor_for(&self, at: Moment, watcher: u32) -> Version {
+        if self.is_ahead_of_rooms(watcher) { Version::default() } else { self.cursor(at) }
+    }
+
     /// The cursor of a state that is about to be told: what the watcher is still to be told beside it is not claimed.
     fn cursor_of_state(&self, at: Moment, watcher: u32, snapshot: &Snapshot) -> Version {
         let record = &self.watchers[watcher];
@@ -1038,7 +1048,7 @@ impl WatchTable {
         if owes_users || owes_state || record.backlog.is_some() || record.rooms.iter().any(is_owed) {
             record.told_until
         } else {
-            self.cursor(at)
+            self.cursor_for(at, watcher)
         }
     }
 

@@ -114,6 +114,9 @@ impl WatchTable {
             };
             let since = snapshot.since;
             let begins = asked.rest.is_none();
+            if record.is_ahead_for(edge) {
+                snapshot.cursor = Some(Version::default());
+            }
             let rest = asked.rest.get_or_insert_with(|| {
                 edge.catch_up(record);
                 let mut left = std::mem::take(&mut asked.left);
@@ -170,7 +173,7 @@ impl WatchTable {
                 }
                 if let Some(shared) = self.find_shared() {
                     self.catch_up(watcher);
-                    self.watchers[watcher].told_until = self.cursor(at);
+                    self.watchers[watcher].told_until = self.cursor_for(at, watcher);
                     return Said::Shared(shared);
                 }
                 let backlog = self.gather(at, watcher);
@@ -270,7 +273,7 @@ impl WatchTable {
             }
         }
         let has_news = !key.is_empty();
-        if sees_own {
+        if sees_own || self.is_ahead_of_rooms(watcher) {
             key.clear();
         }
         self.scratch = key;
@@ -288,7 +291,7 @@ impl WatchTable {
 
     /// Takes together what a watcher is to be told, and notes that it was.
     fn gather(&mut self, at: Moment, watcher: u32) -> Backlog {
-        let mut backlog = Backlog { cursor: self.cursor(at), ..Backlog::default() };
+        let mut backlog = Backlog { cursor: self.cursor_for(at, watcher), ..Backlog::default() };
         let mut restarts = Vec::new();
         let record = &self.watchers[watcher];
         let mut named: HashSet<&UserId> = HashSet::new();

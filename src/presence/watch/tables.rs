@@ -262,6 +262,11 @@ impl FollowedRoom {
         self.early.retain(|gone| gone.user.id != *id);
     }
 
+    /// Whether a watcher of it is told of leavings before the room's partition tells of them.
+    pub fn is_ahead_for(&self, edge: &RoomEdge) -> bool {
+        !self.early.is_empty() && self.names_members_to(edge)
+    }
+
     /// Whether a state of it can be made for one who watches it with `detail`.
     pub fn can_be_told(&self, detail: Detail) -> bool {
         self.is_live && (detail == Detail::Count || self.has_members || self.is_truncated)
