@@ -31,6 +31,9 @@ const PRECEDENCE: [Status; 4] = [Status::Invisible, Status::Busy, Status::Online
 /// different shards, whose messages overtake each other.
 const LATE_END_MS: u32 = 1_000;
 
+/// Among how many of a user's online connections, those that spoke last, one that is back is looked for.
+const RETURNS_SEARCHED: usize = 16;
+
 /// What is the same for all partitions of a process.
 #[derive(Clone, Debug)]
 pub struct PartitionTerms {
@@ -149,7 +152,7 @@ struct Place {
     opened_ms: u32,
     status: Status,
     phase: Phase,
-    /// Whether it said nothing of its presence so far, and named no predecessor.
+    /// Whether it said nothing so far that a place taken late could contradict, and named no predecessor.
     is_plain: bool,
 }
 
@@ -271,19 +274,7 @@ impl Partition {
                     self.say(place, status, metadata);
                 }
             }
-            Happening::Joined(room) => {
-                self.places[place].is_plain = false;
-                let is_new = self.with_extra(place, |extra| {
-                    let is_new = !extra.rooms.contains(&room);
-                    if is_new {
-                        extra.rooms.push(room.clone());
-                    }
-                    is_new
-                });
-                if is_new {
-                    self.enter(user, room);
-                }
-            }
+            Happening::Joined(room) => self.join(place, room),
             Happening::Left(room) => {
                 let was_in = self.with_extra(place, |extra| {
                     let position = extra.rooms.iter().position(|joined| *joined == room);
@@ -291,6 +282,9 @@ impl Partition {
                 });
                 if was_in {
                     self.leave(user, &room);
+                } else {
+                    // What it means to leave it can only be in by taking a place.
+                    self.places[place].is_plain = false;
                 }
             }
             Happening::Ended { cause, heard_unix_ms, ended_ms } => {
@@ -559,16 +553,7 @@ impl Partition {
             }
             EndCause::Lost | EndCause::Silent => {
                 if let Some(successor) = self.plain_successor(at, user, place) {
-                    let Place { connection, session, .. } = self.places[successor];
-                    self.uncount(successor);
-                    self.remove_place(successor);
-                    self.users[user].open -= 1;
-                    self.rename_place(place, connection, session);
-                    let rooms = self.rooms_of(place);
-                    if !rooms.is_empty() {
-                        posts.send(connection.shard as usize, Post::Rooms { connection, rooms });
-                    }
-                    return;
+                    return self.give_back(place, successor, posts);
                 }
                 self.users[user].open -= 1;
                 let stamp = self.mark_ended(place, ended_ms);
@@ -583,11 +568,34 @@ impl Partition {
     }
 
     /// The user's connection that opened just before the end of `place` was heard of, and would have taken its place.
+    ///
+    /// Whether that end came first cannot be told by the time at which a shard saw it.
     fn plain_successor(&self, at: Moment, user: u32, place: u32) -> Option<u32> {
         let newest = self.users[user].newest[rank(Status::Online)];
-        let successor = self.places.get(newest).filter(|_| newest != place)?;
-        let opened_ago_ms = (at.elapsed_ms as u32).wrapping_sub(successor.opened_ms);
-        (successor.is_plain && successor.phase == Phase::Open && opened_ago_ms < LATE_END_MS).then_some(newest)
+        let online = std::iter::successors(Some(newest), |&place| Some(self.places.get(place)?.older));
+        let is_returned = |&index: &u32| {
+            self.places.get(index).filter(|_| index != place).is_some_and(|other| {
+                let opened_ago_ms = (at.elapsed_ms as u32).wrapping_sub(other.opened_ms);
+                other.is_plain && other.phase == Phase::Open && opened_ago_ms < LATE_END_MS
+            })
+        };
+        online.take(RETURNS_SEARCHED).find(is_returned)
+    }
+
+    /// Gives the place of a connection that was lost to one that is back, with the rooms that this has joined already.
+    fn give_back(&mut self, place: u32, successor: u32, posts: &mut Posts) {
+        let Place { connection, session, user, .. } = self.places[successor];
+        for room in self.rooms_of(successor) {
+            self.join(place, room);
+        }
+        self.uncount(successor);
+        self.remove_place(successor);
+        self.users[user].open -= 1;
+        self.rename_place(place, connection, session);
+        let rooms = self.rooms_of(place);
+        if !rooms.is_empty() {
+            posts.send(connection.shard as usize, Post::Rooms { connection, rooms });
+        }
     }
 
     fn mark_ended(&mut self, place: u32, ended_ms: u64) -> u32 {
@@ -720,6 +728,21 @@ impl Partition {
 
     fn ended_of(&self, place: u32) -> Option<Ended> {
         self.places[place].extra.as_ref().and_then(|extra| extra.ended)
+    }
+
+    /// A place is in a room from now on.
+    fn join(&mut self, place: u32, room: RoomRef) {
+        let user = self.places[place].user;
+        let is_new = self.with_extra(place, |extra| {
+            let is_new = !extra.rooms.contains(&room);
+            if is_new {
+                extra.rooms.push(room.clone());
+            }
+            is_new
+        });
+        if is_new {
+            self.enter(user, room);
+        }
     }
 
     /// One more of the user's places is in the room.
@@ -1399,6 +1422,25 @@ mod tests {
         assert_eq!(world.partition.users_with(Status::Online), 1);
         world.pass(10_000);
         assert_eq!(world.members(), [("lobby".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_return_is_found_beside_other_connections_and_keeps_the_rooms_that_it_has_joined() {
+        let mut world = World::new(TERMS);
+        world.open(0, "ana", Some(Status::Busy), Predecessor::Unnamed);
+        world.happen(0, Happening::Joined(world.room("lobby")));
+        world.open(1, "ana", None, Predecessor::Unnamed);
+        world.happen(1, Happening::Joined(world.room("den")));
+        world.open(2, "ana", Some(Status::Online), Predecessor::Unnamed);
+        world.members();
+        world.end(0, EndCause::Lost);
+        world.pass(60_000);
+        assert_eq!((world.partition.users_with(Status::Busy), world.members()), (1, vec![]));
+        world.end(1, EndCause::Asked);
+        let mut left = world.members();
+        left.sort();
+        assert_eq!(left, [("den".to_owned(), false), ("lobby".to_owned(), false)]);
+        assert_eq!(world.partition.users_with(Status::Online), 1);
     }
 
     #[test]

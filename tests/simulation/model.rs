@@ -14,6 +14,9 @@ const PRECEDENCE: [Status; 4] = [Status::Invisible, Status::Busy, Status::Online
 /// How late the end of a plain client's predecessor may be heard of, in milliseconds.
 const LATE_END_MS: u64 = 1_000;
 
+/// Among how many of a user's online connections, those that spoke last, a return is looked for.
+const RETURNS_SEARCHED: usize = 16;
+
 /// The knobs that the truth depends on.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -244,11 +247,11 @@ impl Model {
                 (record.status, record.order, record.plain) = (status, order, false);
                 (record.metadata, record.rooms) = (0, 0);
             }
-            Event::Joined { room, .. } => {
-                record.plain = false;
-                record.rooms |= 1 << room;
+            Event::Joined { room, .. } => record.rooms |= 1 << room,
+            Event::Left { room, .. } => {
+                record.plain &= record.rooms >> room & 1 == 1;
+                record.rooms &= !(1 << room);
             }
-            Event::Left { room, .. } => record.rooms &= !(1 << room),
             Event::Ended { end, heard_unix_ms, ended_ms, .. } => {
                 if before.seen() != Seen::Offline {
                     let user = &mut self.users[user];
@@ -264,25 +267,24 @@ impl Model {
     /// Time passes for a partition.
     pub fn tick(&mut self, elapsed_ms: u64, unix_ms: u64, partition: usize) {
         self.now_ms = elapsed_ms;
-        for user in 0..self.users.len() {
-            if self.users[user].partition != partition {
-                continue;
-            }
-            let (grace_ms, resume_ms) = (self.terms.grace_ms, self.terms.resume_ms);
-            self.users[user]
-                .places
-                .retain(|place| place.phase != Phase::Kept || elapsed_ms < place.ended_ms + resume_ms);
-            let is_due = |place: &Place| place.phase == Phase::Grace && place.ended_ms + grace_ms <= elapsed_ms;
-            // Of those that end in the same millisecond the end that was heard of first is the first.
-            let first_due = |places: &[Place]| {
-                let due = (0..places.len()).filter(|&index| is_due(&places[index]));
-                due.min_by_key(|&index| (places[index].ended_ms, places[index].stamp))
-            };
-            while let Some(index) = first_due(&self.users[user].places) {
-                let before = self.view(user);
-                self.keep(elapsed_ms, user, index);
-                self.settle(unix_ms, user, before);
-            }
+        let (grace_ms, resume_ms) = (self.terms.grace_ms, self.terms.resume_ms);
+        for user in self.users.iter_mut().filter(|user| user.partition == partition) {
+            user.places.retain(|place| place.phase != Phase::Kept || elapsed_ms < place.ended_ms + resume_ms);
+        }
+        // Of graces that end in the same millisecond the one whose end was heard of first ends first.
+        let is_due = |place: &Place| place.phase == Phase::Grace && place.ended_ms + grace_ms <= elapsed_ms;
+        let first_due = |users: &[User]| {
+            let users = users.iter().enumerate().filter(|(_, user)| user.partition == partition);
+            let due = users.flat_map(|(number, user)| {
+                let places = user.places.iter().enumerate().filter(|(_, place)| is_due(place));
+                places.map(move |(index, place)| ((place.ended_ms, place.stamp), number, index))
+            });
+            due.min()
+        };
+        while let Some((_, user, index)) = first_due(&self.users) {
+            let before = self.view(user);
+            self.keep(elapsed_ms, user, index);
+            self.settle(unix_ms, user, before);
         }
     }
 
@@ -349,14 +351,19 @@ impl Model {
             End::Asked => drop(places.remove(index)),
             End::Silent => self.keep(elapsed_ms, user, index),
             End::Lost => {
-                // Only the online one that spoke last can be the return of a plain client.
-                let returned = (0..places.len())
+                // Only one of the online ones that spoke last can be the return of a plain client.
+                let mut online: Vec<usize> = (0..places.len())
                     .filter(|&other| places[other].status == Status::Online && places[other].phase != Phase::Kept)
-                    .max_by_key(|&other| places[other].order)
-                    .filter(|&other| other != index && places[other].plain && places[other].phase == Phase::Open)
-                    .filter(|&other| elapsed_ms - places[other].opened_ms < LATE_END_MS);
+                    .collect();
+                online.sort_by_key(|&other| std::cmp::Reverse(places[other].order));
+                let returned = online.into_iter().take(RETURNS_SEARCHED).find(|&other| {
+                    let place = &places[other];
+                    let is_new = elapsed_ms - place.opened_ms < LATE_END_MS;
+                    other != index && place.plain && place.phase == Phase::Open && is_new
+                });
                 if let Some(returned) = returned {
                     places[index].connection = places[returned].connection;
+                    places[index].rooms |= places[returned].rooms;
                     places.remove(returned);
                 } else if self.terms.grace_ms == 0 {
                     self.keep(elapsed_ms, user, index);
