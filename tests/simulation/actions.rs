@@ -289,7 +289,7 @@ impl World {
         view.users |= users;
         view.rooms |= rooms;
         view.counted = view.counted & !rooms | counted;
-        self.clients[client].watches.push(Watch { id, users, rooms, since: since.is_some() });
+        self.clients[client].watches.push(Watch { id, users, rooms, counted, since: since.is_some() });
         self.say_unanswered(client, &message, Said::Other);
     }
 

@@ -48,6 +48,8 @@ pub struct Watch {
     pub id: u32,
     pub users: u64,
     pub rooms: u64,
+    /// Of the rooms those by count alone.
+    pub counted: u64,
     pub since: bool,
 }
 
@@ -118,6 +120,8 @@ pub struct Client {
     /// Pongs to send.
     pub pongs: u32,
     pub close_heard: Option<u16>,
+    /// Whether another connection has taken its place, and it has yet to hear of that.
+    pub is_replaced: bool,
     pub resumed: Option<bool>,
     /// Changes that it was told.
     pub changes: u64,
@@ -170,6 +174,7 @@ impl Client {
             next_beat_ms: 0,
             pongs: 0,
             close_heard: None,
+            is_replaced: false,
             resumed: None,
             changes: 0,
         }
@@ -192,6 +197,7 @@ impl Client {
         self.is_mute = false;
         self.pongs = 0;
         self.close_heard = None;
+        self.is_replaced = false;
         self.resumed = None;
         self.view.floor.fill(0);
         // What it was told on the last connection may be news on this one.
@@ -371,8 +377,14 @@ impl Client {
             self.view.cursor = Some(cursor.to_owned());
             if let Some(watch) = watch {
                 self.view.held_users |= watch.users;
-                self.view.held_rooms |= watch.rooms;
                 self.watches.remove(0);
+                // What was asked for with another detail since may have been told by that, and is not known yet.
+                let is_otherwise = |later: &Watch| later.rooms & (later.counted ^ watch.counted);
+                let unknown = self
+                    .watches
+                    .iter()
+                    .fold(watch.counted ^ self.view.counted, |unknown, later| unknown | is_otherwise(later));
+                self.view.held_rooms = self.view.held_rooms & !watch.rooms | watch.rooms & !unknown;
                 view::state_told_all(self, &watch, complete, progress.mentioned)?;
             }
         } else {

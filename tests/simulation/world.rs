@@ -824,6 +824,7 @@ impl World {
             if count > 0 {
                 self.steps += 1;
                 client.buffer.extend(peer.to_client.drain(..count));
+                client.is_replaced = peer.is_replaced;
                 let was_opening = client.stage == Stage::Opening;
                 let (trace, at) = (&mut self.trace, self.now.elapsed_ms());
                 let understood = client.listen(&self.model, &self.names, |payload| {

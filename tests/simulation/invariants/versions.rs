@@ -28,6 +28,12 @@ pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool,
     let anyhow = if is_watched { None } else { search(0) };
     let found = known_again.or(newer).or(anyhow);
     let Some(found) = found else {
+        // A connection whose place another took is its user's no more: for its last moment it sees what others see.
+        let record = &model.users[user];
+        if is_own && client.is_replaced && record.public.contains(told) {
+            view.known[user].get_or_insert(record.own.len() as u32 - 1);
+            return Ok(());
+        }
         let known = known.map(|known| history[known]);
         return Err(match search(0) {
             None => format!("user {user} never was {told:?}; it was {:?}", history.last()),
