@@ -114,26 +114,28 @@ fn repeats_hashed(mut members: Members<'_, '_>, len: usize, hash_keys: &RandomSt
 /// which `</script>` and `<!--` begin (HTML §13.2.5.4), and the line ends of JavaScript, U+2028 and U+2029.
 pub(crate) fn escape(text: &str, mut write: impl FnMut(&str)) {
     let mut rest = text;
-    while let Some(place) = rest.find(is_escaped) {
+    while let Some(place) = rest.bytes().position(may_be_escaped) {
         let (plain, special) = rest.split_at(place);
         write(plain);
         let mut after = special.chars();
-        write(match after.next() {
-            Some('"') => "\\\"",
-            Some('\\') => "\\\\",
-            Some('<') => "\\u003c",
-            Some('\u{2028}') => "\\u2028",
-            Some('\u{2029}') => "\\u2029",
-            Some(control) => CONTROL_ESCAPES.get(control as usize).copied().unwrap_or_default(),
-            None => "",
+        let character = after.next().unwrap_or_default();
+        write(match character {
+            '"' => "\\\"",
+            '\\' => "\\\\",
+            '<' => "\\u003c",
+            '\u{2028}' => "\\u2028",
+            '\u{2029}' => "\\u2029",
+            '\0'..='\x1f' => CONTROL_ESCAPES[character as usize],
+            _ => &special[..character.len_utf8()],
         });
         rest = after.as_str();
     }
     write(rest);
 }
 
-fn is_escaped(character: char) -> bool {
-    matches!(character, '\0'..='\x1f' | '"' | '\\' | '<' | '\u{2028}' | '\u{2029}')
+/// Whether a character that is escaped begins with `byte`; 0xe2 begins U+2028 and U+2029, and some that are not.
+fn may_be_escaped(byte: u8) -> bool {
+    matches!(byte, 0..=0x1f | b'"' | b'\\' | b'<' | 0xe2)
 }
 
 /// U+0000 to U+001F.

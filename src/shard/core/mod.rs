@@ -934,28 +934,23 @@ impl<A: Application, S> Core<A, S> {
                 break;
             }
             budget -= 1;
-            let event = assembly::next(&mut kept, &mut input, &self.limits.messages);
-            let taken = match &mut self.message_rates {
-                Some(rates) if matches!(&event, Ok(Some(event)) if !matches!(event, Event::Close(_))) => {
-                    rates.owe(connection.index, now.elapsed_ns)
-                }
-                _ => Taken::Within,
+            // Every event but a close takes one.
+            let owe = |rates: &mut Option<ConnectionRates>| {
+                rates.as_mut().map_or(Taken::Within, |rates| rates.owe(connection.index, now.elapsed_ns))
             };
-            let end = match event {
+            let end = match assembly::next(&mut kept, &mut input, &self.limits.messages) {
                 Ok(None) => break,
-                Ok(Some(_)) if taken == Taken::FarOver => {
-                    Some(End::Close(Close::new(CloseCode::RateLimited, "too many messages")))
-                }
-                Ok(Some(Event::Message(_) | Event::Overflow)) if taken == Taken::Over => {
-                    *message_ms = now.elapsed_ms();
-                    begins_anew = true;
-                    self.application.over_rate(now, &mut self.out);
-                    None
-                }
-                Ok(Some(Event::Ping(_))) if taken == Taken::Over => None,
                 Ok(Some(Event::Message(message))) => {
                     *message_ms = now.elapsed_ms();
                     begins_anew = true;
+                    let taken = owe(&mut self.message_rates);
+                    if taken != Taken::Within {
+                        if taken == Taken::FarOver {
+                            return self.end(now, connection, End::too_many_messages());
+                        }
+                        self.application.over_rate(now, &mut self.out);
+                        continue;
+                    }
                     self.metrics.message_size_bytes.observe(message.payload.len() as u64);
                     let before = self.out.len();
                     let verdict = self.application.message(now, connection, session, message, &mut self.out);
@@ -989,14 +984,27 @@ impl<A: Application, S> Core<A, S> {
                 Ok(Some(Event::Overflow)) => {
                     *message_ms = now.elapsed_ms();
                     begins_anew = true;
-                    self.application.overflow(now, &mut self.out);
-                    None
+                    match owe(&mut self.message_rates) {
+                        Taken::Within => {
+                            self.application.overflow(now, &mut self.out);
+                            None
+                        }
+                        Taken::Over => {
+                            self.application.over_rate(now, &mut self.out);
+                            None
+                        }
+                        Taken::FarOver => Some(End::too_many_messages()),
+                    }
                 }
-                Ok(Some(Event::Ping(payload))) => {
-                    frame::write(&mut self.out, Kind::Pong, &payload);
-                    None
-                }
-                Ok(Some(Event::Pong)) => None,
+                Ok(Some(Event::Ping(payload))) => match owe(&mut self.message_rates) {
+                    Taken::Within => {
+                        frame::write(&mut self.out, Kind::Pong, &payload);
+                        None
+                    }
+                    Taken::Over => None,
+                    Taken::FarOver => Some(End::too_many_messages()),
+                },
+                Ok(Some(Event::Pong)) => (owe(&mut self.message_rates) == Taken::FarOver).then(End::too_many_messages),
                 Ok(Some(Event::Close(code))) => Some(End::Echo(code)),
                 Err(violation) => Some(End::Violation(violation)),
             };
@@ -1302,6 +1310,12 @@ enum End {
     Violation(Violation),
     /// The peer closed, with this code if any.
     Echo(Option<u16>),
+}
+
+impl End {
+    fn too_many_messages() -> Self {
+        Self::Close(Close::new(CloseCode::RateLimited, "too many messages"))
+    }
 }
 
 const DROP_SEND_TIMEOUT: usize = 0;
