@@ -114,7 +114,7 @@ fn repeats_hashed(mut members: Members<'_, '_>, len: usize, hash_keys: &RandomSt
 /// which `</script>` and `<!--` begin (HTML §13.2.5.4), and the line ends of JavaScript, U+2028 and U+2029.
 pub(crate) fn escape(text: &str, mut write: impl FnMut(&str)) {
     let mut rest = text;
-    while let Some(place) = rest.bytes().position(may_be_escaped) {
+    while let Some(place) = rest.bytes().position(|byte| MAY_BE_ESCAPED[usize::from(byte)]) {
         let (plain, special) = rest.split_at(place);
         write(plain);
         let mut after = special.chars();
@@ -133,10 +133,16 @@ pub(crate) fn escape(text: &str, mut write: impl FnMut(&str)) {
     write(rest);
 }
 
-/// Whether a character that is escaped begins with `byte`; 0xe2 begins U+2028 and U+2029, and some that are not.
-fn may_be_escaped(byte: u8) -> bool {
-    matches!(byte, 0..=0x1f | b'"' | b'\\' | b'<' | 0xe2)
-}
+/// Whether a character that is escaped may begin with a byte; 0xe2 begins U+2028 and U+2029, and some that are not.
+static MAY_BE_ESCAPED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = matches!(byte as u8, 0..=0x1f | b'"' | b'\\' | b'<' | 0xe2);
+        byte += 1;
+    }
+    table
+};
 
 /// U+0000 to U+001F.
 const CONTROL_ESCAPES: [&str; 32] = [
