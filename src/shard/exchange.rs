@@ -242,7 +242,8 @@ impl Exchange {
     /// Bytes that all this holds, about.
     pub fn held_bytes(&self) -> usize {
         let addresses = self.addresses.as_ref().map_or(0, Addresses::held_bytes);
-        self.partition.held_bytes() + self.rooms.held_bytes() + self.watch.held_bytes() + addresses
+        let waiting: usize = self.outboxes.iter().map(Outbox::held_bytes).sum();
+        self.partition.held_bytes() + self.rooms.held_bytes() + self.watch.held_bytes() + addresses + waiting
     }
 
     /// Whether nothing is left: nobody is known, nothing is watched.

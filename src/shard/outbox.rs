@@ -13,6 +13,9 @@ use crate::presence::change::{
 };
 use crate::protocol::message::MetadataUpdate;
 
+/// Places for posts that are kept while nothing waits; what a full inbox made of more is given back.
+const POSTS_KEPT: usize = 1024;
+
 /// Posts for one shard, in the order in which they were made.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -78,7 +81,15 @@ impl Outbox {
         self.folded = None;
         self.holes = 0;
         let posts: Vec<Post> = self.posts.drain(..).flatten().collect();
+        if self.posts.capacity() > POSTS_KEPT {
+            self.posts = Vec::new();
+        }
         (std::mem::take(&mut self.is_forced) || !posts.is_empty()).then_some(posts)
+    }
+
+    /// Bytes of what waits, what it points to aside.
+    pub fn held_bytes(&self) -> usize {
+        self.posts.len() * size_of::<Option<Post>>()
     }
 
     /// The inbox has no room: what waits, and what comes until it is taken, is folded.
@@ -518,6 +529,20 @@ mod tests {
             _ => None,
         });
         assert_eq!(told, Some((99_999, 100_000)));
+    }
+
+    #[test]
+    fn what_waits_is_counted_and_its_memory_given_back() {
+        let hasher = NameHasher::default();
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.held_bytes(), 0);
+        outbox.hold();
+        for index in 0..2 * POSTS_KEPT as u32 {
+            outbox.push(Post::Follow { shard: index, user: user(index, &hasher) });
+        }
+        assert_eq!(outbox.held_bytes(), 2 * POSTS_KEPT * size_of::<Option<Post>>());
+        assert_eq!(outbox.take().unwrap().len(), 2 * POSTS_KEPT);
+        assert_eq!((outbox.held_bytes(), outbox.posts.capacity()), (0, 0));
     }
 
     #[test]
