@@ -380,6 +380,10 @@ impl WatchTable {
         let RoomState { room, version, count, members, is_truncated, left, forgot, answers, .. } = state;
         let Some(room) = self.find_room(room.hash(), room.name()) else { return };
         let record = &mut self.rooms[room];
+        // Before the first answer comes only what was told of an earlier following.
+        if !record.is_live && answers.is_none() {
+            return;
+        }
         let waiting = answers.and_then(|_| record.waiting.pop_front());
         let was_told = (record.can_be_told(Detail::Count), record.can_be_told(Detail::Full));
         record.is_live = true;
@@ -441,6 +445,10 @@ impl WatchTable {
     /// A partition told what happened in a room.
     pub fn room_news(&mut self, at: Moment, news: &RoomNews, posts: &mut Posts) {
         let Some(room) = self.find_room(news.room.hash(), news.room.name()) else { return };
+        // Before the first answer comes only what was told of an earlier following.
+        if !self.rooms[room].is_live {
+            return;
+        }
         self.rooms[room].version = news.version;
         self.set_truncated(at, room, news.is_truncated, news.count, posts);
         if self.rooms[room].has_members {

@@ -56,8 +56,14 @@ impl World {
         self.table.user_told(self.at, UserNews { told, own, answers }, &mut Posts::default());
     }
 
-    /// The room's partition answers.
-    fn room_told(&mut self, room: &str, depth: Depth, members: &[Arc<Told>]) {
+    /// The connection watches a room no more.
+    fn unwatch(&mut self, room: &str) {
+        let request = Unwatch { users: Vec::new(), rooms: vec![RoomName::parse(room).unwrap()] };
+        self.table.unwatch(self.watcher, &request, &self.hasher, &mut Posts::default());
+    }
+
+    /// The room's partition answers, or begins anew.
+    fn room_told(&mut self, room: &str, answers: Option<Depth>, members: &[Arc<Told>]) {
         let state = RoomState {
             room: self.room(room),
             version: Version(9),
@@ -67,15 +73,20 @@ impl World {
             left: Vec::new(),
             since: None,
             forgot: false,
-            answers: Some(depth),
+            answers,
         };
         self.table.room_state(self.at, state, &mut Posts::default());
     }
 
     /// The room's partition tells that so many are there.
     fn counted(&mut self, room: &str, count: usize) {
+        self.happened(room, count, Vec::new());
+    }
+
+    /// The room's partition tells what happened, and how many are there since.
+    fn happened(&mut self, room: &str, count: usize, events: Vec<RoomEvent>) {
         let (room, version) = (self.room(room), Version(10));
-        let news = RoomNews { room, version, count, is_truncated: false, events: Vec::new() };
+        let news = RoomNews { room, version, count, is_truncated: false, events };
         self.table.room_news(self.at, &news, &mut Posts::default());
     }
 
@@ -102,7 +113,7 @@ fn who_is_seen_again_in_a_room_is_invisible_to_its_own_connections_no_more() {
         Some(world.told("ana", 3, PresenceStatus::Invisible)),
         1,
     );
-    world.room_told("lobby", Depth::Full, &[world.told("ana", 4, PresenceStatus::Online)]);
+    world.room_told("lobby", Some(Depth::Full), &[world.told("ana", 4, PresenceStatus::Online)]);
     let state = world.deliver();
     assert!(state.matches(r#""status":"online""#).count() == 2 && !state.contains("invisible"), "{state}");
     // What her partition told before comes late, and changes nothing.
@@ -119,7 +130,7 @@ fn a_count_is_told_a_second_after_the_last_one_of_its_room_whatever_waits_for_ot
     let mut world = World::new();
     for room in ["first", "second"] {
         world.watch(&[], room, Detail::Count);
-        world.room_told(room, Depth::Count, &[]);
+        world.room_told(room, Some(Depth::Count), &[]);
         world.deliver();
         world.counted(room, 1);
         assert!(world.deliver().contains(r#""count":1"#));
@@ -133,4 +144,22 @@ fn a_count_is_told_a_second_after_the_last_one_of_its_room_whatever_waits_for_ot
     assert!(change.contains(r#""room":"first","count":2"#) && !change.contains("second"), "{change}");
     world.pass(300);
     assert!(world.deliver().contains(r#""room":"second","count":2"#));
+}
+
+#[test]
+fn what_was_told_of_a_room_that_was_let_go_of_is_not_taken_for_the_answer_to_one_who_watches_it_anew() {
+    let mut world = World::new();
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &[]);
+    world.deliver();
+    world.unwatch("lobby");
+    world.watch(&[], "lobby", Detail::Full);
+    let [bob, eve] = ["bob", "eve"].map(|name| world.told(name, 2, PresenceStatus::Online));
+    world.room_told("lobby", None, std::slice::from_ref(&bob));
+    world.happened("lobby", 2, vec![RoomEvent::Joined(Arc::clone(&eve), Version(3))]);
+    assert_eq!(world.deliver(), "");
+    // The partition hears that the room is let go of, then bob leaves it, then it hears of the new question.
+    world.room_told("lobby", Some(Depth::Full), &[eve]);
+    let state = world.deliver();
+    assert!(state.contains(r#""count":1,"members":[{"userId":"eve""#) && !state.contains("bob"), "{state}");
 }
