@@ -12,7 +12,8 @@ pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool,
     let view = &mut client.view;
     let history = if is_own { &model.users[user].own } else { &model.users[user].public };
     // Of those who are only seen in rooms, what one room tells may overtake what another does, once they were gone.
-    let is_watched = view.users >> user & 1 == 1;
+    // They are until the WATCH that names them is answered: what comes before may have been made before it.
+    let is_watched = (view.users & view.held_users) >> user & 1 == 1;
     let floor = if is_watched { view.floor[user] as usize } else { 0 };
     let known = view.known[user].map(|known| known as usize);
     let search = |from: usize| history.iter().skip(from).position(|presence| presence == told).map(|at| from + at);
