@@ -128,6 +128,9 @@ struct UserExtra {
     ended_newest: u32,
     /// While invisible: what its own connections see.
     own: Option<Own>,
+    /// When a connection was last heard that ended while others saw the user offline: what they are told once they have
+    /// seen it again, by a connection in its grace, and that is over too.
+    heard_unseen_unix_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -289,10 +292,12 @@ impl Partition {
             }
             Happening::Ended { cause, heard_unix_ms, ended_ms } => {
                 self.say_what_was_put_off(place);
-                if before.seen() != PresenceStatus::Offline {
-                    let user = &mut self.users[user];
-                    user.heard_unix_ms = user.heard_unix_ms.max(heard_unix_ms);
-                }
+                let heard = if before.seen() == PresenceStatus::Offline {
+                    &mut self.user_extra(user).heard_unseen_unix_ms
+                } else {
+                    &mut self.users[user].heard_unix_ms
+                };
+                *heard = heard_unix_ms.max(*heard);
                 self.ended(at, place, cause, ended_ms, posts);
             }
         }
@@ -822,6 +827,9 @@ impl Partition {
                 self.forget_longest_gone(user);
             }
         } else if was == PresenceStatus::Offline {
+            if let Some(extra) = &mut record.extra {
+                record.heard_unix_ms = record.heard_unix_ms.max(std::mem::take(&mut extra.heard_unseen_unix_ms));
+            }
             self.gone.remove(&mut self.users, user);
         }
     }
@@ -832,6 +840,7 @@ impl Partition {
         if after.status != Some(Status::Invisible) {
             if let Some(extra) = &mut self.users[user].extra {
                 extra.own = None;
+                extra.heard_unseen_unix_ms = 0;
             }
             return false;
         }
@@ -1071,13 +1080,17 @@ const FOLLOWER_BYTES: usize = 8;
 
 impl Default for UserExtra {
     fn default() -> Self {
-        Self { followers: Vec::new(), rooms: Vec::new(), ended_newest: NONE, own: None }
+        Self { followers: Vec::new(), rooms: Vec::new(), ended_newest: NONE, own: None, heard_unseen_unix_ms: 0 }
     }
 }
 
 impl UserExtra {
     fn is_empty(&self) -> bool {
-        self.followers.is_empty() && self.rooms.is_empty() && self.ended_newest == NONE && self.own.is_none()
+        self.followers.is_empty()
+            && self.rooms.is_empty()
+            && self.ended_newest == NONE
+            && self.own.is_none()
+            && self.heard_unseen_unix_ms == 0
     }
 }
 
@@ -1180,6 +1193,7 @@ mod tests {
             self.happen(index, Happening::Updated { status, metadata: MetadataUpdate::Keep });
         }
 
+        /// A connection ends that was last heard 7 ms ago.
         fn end(&mut self, index: u32, cause: EndCause) {
             let (heard_unix_ms, ended_ms) = (self.at.unix_ms - 7, self.at.elapsed_ms);
             self.happen(index, Happening::Ended { cause, heard_unix_ms, ended_ms });
@@ -1469,6 +1483,23 @@ mod tests {
         world.end(3, EndCause::Lost);
         world.pass(60_000);
         assert_eq!((world.told(), world.json("ana")), (vec![], hidden.to_owned()));
+    }
+
+    #[test]
+    fn who_is_seen_by_a_grace_alone_was_last_seen_when_it_was_last_heard() {
+        let mut world = World::new(TERMS);
+        world.open(0, "ana", Some(Status::Invisible), Predecessor::Unnamed);
+        world.open(1, "ana", Some(Status::Online), Predecessor::Unnamed);
+        world.end(0, EndCause::Lost);
+        world.pass(400);
+        world.end(1, EndCause::Lost);
+        world.pass(9_600);
+        assert!(world.json("ana").contains("online"), "{}", world.json("ana"));
+        world.pass(400);
+        let gone = r#"{"userId":"ana","status":"offline","since":"1970-01-01T00:16:50.400Z","lastSeen":"1970-01-01T00:16:40.393Z"}"#;
+        assert_eq!(world.json("ana"), gone);
+        world.pass(60_000);
+        assert!(world.partition.users[0].extra.is_none());
     }
 
     #[test]

@@ -170,6 +170,8 @@ pub struct User {
     pub own: Vec<Presence>,
     /// When the user was last heard, while others saw it online.
     heard_unix_ms: u64,
+    /// When it was last heard while they did not.
+    heard_unseen_unix_ms: u64,
     own_since: u64,
     /// When it went, among those of its partition; 0 while it is there or forgotten.
     gone: u64,
@@ -205,6 +207,7 @@ impl Model {
             public: vec![NEVER_SEEN],
             own: vec![NEVER_SEEN],
             heard_unix_ms: 0,
+            heard_unseen_unix_ms: 0,
             own_since: 0,
             gone: 0,
             rooms: 0,
@@ -253,10 +256,12 @@ impl Model {
                 record.rooms &= !(1 << room);
             }
             Event::Ended { end, heard_unix_ms, ended_ms, .. } => {
-                if before.seen() != Seen::Offline {
-                    let user = &mut self.users[user];
-                    user.heard_unix_ms = user.heard_unix_ms.max(heard_unix_ms);
-                }
+                let record = &mut self.users[user];
+                let heard = match before.seen() {
+                    Seen::Offline => &mut record.heard_unseen_unix_ms,
+                    _ => &mut record.heard_unix_ms,
+                };
+                *heard = heard_unix_ms.max(*heard);
                 self.end(elapsed_ms, user, index, end, ended_ms);
             }
             _ => {}
@@ -446,6 +451,7 @@ impl Model {
             record.public.push(Presence { status: is, metadata, since, last_seen });
             if was == Seen::Offline {
                 record.gone = 0;
+                record.heard_unix_ms = record.heard_unix_ms.max(record.heard_unseen_unix_ms);
             }
             if is == Seen::Offline {
                 self.counter += 1;
@@ -454,6 +460,9 @@ impl Model {
             }
         }
         let record = &mut self.users[user];
+        if after.status != Some(Status::Invisible) {
+            record.heard_unseen_unix_ms = 0;
+        }
         let own = match after.status {
             Some(Status::Invisible) => {
                 if before.status != Some(Status::Invisible) {
