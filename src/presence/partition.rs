@@ -983,8 +983,10 @@ impl Partition {
     /// The user that is gone for the longest is as one who was never seen; `busy` is looked after by the caller.
     fn forget_longest_gone(&mut self, busy: u32) {
         let Some(user) = self.gone.pop_oldest(&mut self.users) else { return };
-        self.floor = self.floor.max(self.users[user].version);
-        self.users[user].was_seen = false;
+        let record = &mut self.users[user];
+        self.floor = self.floor.max(record.version);
+        record.was_seen = false;
+        record.heard_unix_ms = 0;
         if user != busy {
             self.tidy(user);
         }
@@ -1536,6 +1538,22 @@ mod tests {
         world.partition.follow(1, world.user("ana"), &mut world.posts);
         let floor = world.partition.seen(&world.user("ana")).unwrap().version;
         assert!(floor > Version::default() && floor < world.partition.seen(&world.user("bob")).unwrap().version);
+    }
+
+    #[test]
+    fn of_who_is_forgotten_it_is_not_known_when_it_was_heard_though_somebody_watches() {
+        let mut world = World::new(PartitionTerms { last_seen_max: 1, ..TERMS });
+        world.partition.follow(1, world.user("ana"), &mut world.posts);
+        for (index, name) in ["ana", "bob", "ana"].into_iter().enumerate() {
+            world.open(index as u32, name, None, Predecessor::Unnamed);
+            if index < 2 {
+                world.end(index as u32, EndCause::Asked);
+            }
+        }
+        // What another shard tells late was heard before what it has been told of.
+        let (heard_unix_ms, ended_ms) = (world.at.unix_ms - 500, world.at.elapsed_ms);
+        world.happen(2, Happening::Ended { cause: EndCause::Asked, heard_unix_ms, ended_ms });
+        assert!(world.json("ana").contains(r#""lastSeen":"1970-01-01T00:16:39.5"#), "{}", world.json("ana"));
     }
 
     #[test]

@@ -485,7 +485,7 @@ impl Model {
             let gone: Vec<(u64, usize)> = gone.map(|(index, user)| (user.gone, index)).collect();
             let Some(&(_, user)) = gone.iter().min().filter(|_| gone.len() > self.terms.last_seen_max) else { return };
             let record = &mut self.users[user];
-            record.gone = 0;
+            (record.gone, record.heard_unix_ms) = (0, 0);
             record.public.push(NEVER_SEEN);
             if record.own.last().is_some_and(|own| own.status == Seen::Offline) {
                 record.own.push(NEVER_SEEN);
