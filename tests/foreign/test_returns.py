@@ -263,10 +263,10 @@ def test_a_resumed_connection_keeps_its_place_among_equals():
     with Server(*QUICK) as server:
         watcher = Watcher(server)
         first, second = Client(server, "userId=ana"), Client(server, "userId=ana")
-        set_presence(first, "busy", metadata={"n": 1})
-        set_presence(second, "busy", metadata={"n": 2})
-        time.sleep(0.1)
-        assert watcher.watch(["ana"]).users["ana"]["metadata"] == {"n": 2}
+        watcher.watch(["ana"])
+        for client, n in [(first, 1), (second, 2)]:
+            set_presence(client, "busy", metadata={"n": n})
+            watcher.until(lambda n=n: watcher.users["ana"].get("metadata") == {"n": n})
         with resume(server, "ana", session(first)) as again:
             assert is_resumed(again)
             watcher.hears_nothing()
