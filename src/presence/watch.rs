@@ -356,11 +356,18 @@ impl WatchTable {
         record.asked = record.asked.saturating_sub(news.answers);
         let version = |own: &Option<Arc<Told>>| own.as_ref().map(|own| own.version);
         let own_before = version(&record.own);
+        // What nobody asked for is told because something happened, though the user is now as before: while mail waits,
+        // one that came, went and was forgotten folds to that. Whoever was told in between by another shard, and came
+        // here with an older cursor, must hear of it. News of own connections alone says nothing to others.
+        let is_unasked = news.answers == 0 && news.own.is_none();
+        let is_as_before = |known: &Arc<Told>| known.version < news.told.version && known.json() == news.told.json();
+        let came_back = is_unasked && record.told.as_ref().is_some_and(is_as_before);
         record.own = news.own;
         record.forget_stale_own();
         let own_changed = own_before != version(&record.own);
-        if !self.renew(at, user, &news.told) && own_changed {
-            self.mark_watchers(at, user, true);
+        let is_news = self.renew(at, user, &news.told);
+        if !is_news && (own_changed || came_back) {
+            self.mark_watchers(at, user, !came_back);
         }
         if self.users[user].asked > 0 {
             return;

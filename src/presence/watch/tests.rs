@@ -163,3 +163,26 @@ fn what_was_told_of_a_room_that_was_let_go_of_is_not_taken_for_the_answer_to_one
     let state = world.deliver();
     assert!(state.contains(r#""count":1,"members":[{"userId":"eve""#) && !state.contains("bob"), "{state}");
 }
+
+#[test]
+fn who_is_as_before_is_told_anew_where_it_was_another_meanwhile() {
+    let mut world = World::new();
+    let never_seen = |world: &World, version| {
+        Arc::new(Told::new(world.user("bob"), Version(version), PresenceStatus::Offline, None, None, None))
+    };
+    world.watch(&["bob"], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &[]);
+    world.user_told(never_seen(&world, 1), None, 1);
+    assert!(world.deliver().contains(r#""users":[{"userId":"bob","status":"offline"}]"#));
+
+    // That others were forgotten moves the version of whom nothing is known, and so does what bob's own may see.
+    world.user_told(never_seen(&world, 2), None, 1);
+    let own = world.told("bob", 3, PresenceStatus::Invisible);
+    world.user_told(never_seen(&world, 4), Some(own), 0);
+    world.pass(50);
+    assert_eq!(world.deliver(), "");
+
+    world.user_told(never_seen(&world, 5), None, 0);
+    world.pass(50);
+    assert!(world.deliver().contains(r#""users":[{"userId":"bob","status":"offline"}]"#));
+}
