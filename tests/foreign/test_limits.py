@@ -1,9 +1,12 @@
 """Rates and caps, proxies in front, and what is never logged."""
 
+import contextlib
 import json
 import socket
 import ssl
 import time
+
+from websockets.exceptions import ConnectionClosed
 
 from clients import CLOSE, PING, TEXT, Client, Raw, frame, upgrade
 from proxies import Haproxy, is_here
@@ -35,13 +38,16 @@ def test_too_many_messages_are_told_and_then_closed():
         with Client(server) as client:
             for _ in range(10):
                 assert client.is_alive()
-            answers = [client.ask(HEARTBEAT) for _ in range(5)]
-            assert all(answer["type"] == "ERROR" for answer in answers), answers
-            assert {answer["payload"]["code"] for answer in answers} == {"RATE_LIMITED"}, answers
-            time.sleep(1.5)
+            # A slow client is owed one each fifth of a second meanwhile.
+            answers = [client.ask(HEARTBEAT) for _ in range(8)]
+            errors = [answer for answer in answers if answer["type"] == "ERROR"]
+            assert errors and {error["payload"]["code"] for error in errors} == {"RATE_LIMITED"}, answers
+            time.sleep(2)
             assert client.is_alive()
-            for _ in range(20):
-                client.send(HEARTBEAT)
+            # It may be closed while it still sends.
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(40):
+                    client.send(HEARTBEAT)
             while (answer := read(client)) is not None:
                 assert answer["type"] in ("HEARTBEAT_ACK", "ERROR")
             assert client.socket.close_code == 4429
