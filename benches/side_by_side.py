@@ -103,6 +103,16 @@ def load(server, *flags, pinned=True):
     return json.loads(told.stdout)
 
 
+def samples(text, name):
+    """What the metrics text says under a name, by the labels as they stand there."""
+    return {labels: float(value) for labels, value in re.findall(rf"^{name}({{[^}}]*}})? (\S+)$", text, flags=re.M)}
+
+
+def closed_normally(text):
+    """How many connections have ended as they were asked to, by the metrics text: a load has begun to go."""
+    return samples(text, "rollcall_closes_total")['{code="1000"}']
+
+
 def system_calls(server, seconds):
     """System calls of a server for each that sends; None where the kernel's tracepoints cannot be had."""
     sends = [f"syscalls:sys_enter_{name}" for name in ("sendto", "sendmsg", "write", "writev")]

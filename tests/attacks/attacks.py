@@ -94,6 +94,16 @@ async def pieces(writer, data, size, pause):
         await asyncio.sleep(pause)
 
 
+async def drip_to_the_end(reader, writer, data, size, pause):
+    """Sends `pieces` until the server ends the connection, or `data` does and the server ends it later."""
+    dripping = asyncio.create_task(pieces(writer, data, size, pause))
+    try:
+        await end(reader, writer)
+    finally:
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+
+
 async def slowloris(attacker):
     """Two hundred connections that send half a request and then nothing."""
     await attacker.each(200, lambda _: half_a_request(attacker))
@@ -108,12 +118,7 @@ async def drip(attacker):
 
     async def life(_):
         reader, writer = await attacker.open()
-        dripping = asyncio.create_task(pieces(writer, upgrade(), 1, 0.1))
-        try:
-            await end(reader, writer)
-        finally:
-            dripping.cancel()
-            await asyncio.gather(dripping, return_exceptions=True)
+        await drip_to_the_end(reader, writer, upgrade(), 1, 0.1)
 
     await attacker.each(100, life)
 
@@ -178,12 +183,7 @@ async def slow_message(attacker):
     async def life(number):
         reader, writer = await attacker.open_websocket(f"slow-{number}")
         data = frame(TEXT, b"{", fin=False) + frame(CONTINUATION, b" ", fin=False) * 60
-        dripping = asyncio.create_task(pieces(writer, data, 7, 0.5))
-        try:
-            await end(reader, writer)
-        finally:
-            dripping.cancel()
-            await asyncio.gather(dripping, return_exceptions=True)
+        await drip_to_the_end(reader, writer, data, 7, 0.5)
 
     await attacker.each(100, life)
 
