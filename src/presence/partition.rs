@@ -34,6 +34,9 @@ const LATE_END_MS: u32 = 1_000;
 /// Among how many of a user's online connections, those that spoke last, one that is back is looked for.
 const RETURNS_SEARCHED: usize = 16;
 
+/// What is due of each kind that one tick does at most; the rest is due at the next.
+const DUE_BUDGET: usize = 256;
+
 /// What is the same for all partitions of a process.
 #[derive(Clone, Debug)]
 pub struct PartitionTerms {
@@ -304,12 +307,14 @@ impl Partition {
         self.settle(at, user, &before, posts);
     }
 
-    /// Does what is due by now.
+    /// Does what is due by now, up to a bound.
     pub fn tick(&mut self, at: Moment, posts: &mut Posts) {
-        while let Some(&Pending { due_ms, place, stamp }) = self.graces.front()
-            && due_ms <= at.elapsed_ms
-        {
-            self.graces.pop_front();
+        for _ in 0..DUE_BUDGET {
+            let Some(Pending { place, stamp, .. }) =
+                self.graces.pop_front_if(|pending| pending.due_ms <= at.elapsed_ms)
+            else {
+                break;
+            };
             if self.is_pending(place, stamp, Phase::Grace) {
                 let user = self.places[place].user;
                 let before = self.view(user);
@@ -318,12 +323,14 @@ impl Partition {
                 self.settle(at, user, &before, posts);
             }
         }
-        while let Some(&Pending { due_ms, .. }) = self.kept.front()
-            && due_ms <= at.elapsed_ms
-        {
+        for _ in 0..DUE_BUDGET {
+            if self.kept.front().is_none_or(|pending| pending.due_ms > at.elapsed_ms) {
+                break;
+            }
             self.forget_oldest_session();
         }
-        while let Some((place, saying)) = self.pace.as_mut().and_then(|pace| pace.next_due(at.elapsed_ms)) {
+        for _ in 0..DUE_BUDGET {
+            let Some((place, saying)) = self.pace.as_mut().and_then(|pace| pace.next_due(at.elapsed_ms)) else { break };
             let user = self.places[place].user;
             let before = self.view(user);
             self.say(place, saying.status, saying.metadata);

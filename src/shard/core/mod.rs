@@ -50,7 +50,10 @@ const HELD_BYTES_WHEN_FULL: usize = 1024;
 const OUT_BYTES_KEPT: usize = 256 * 1024;
 
 /// Connections that one tick looks at; what is due beyond that waits for the next turn.
-const DUE_BUDGET: usize = 1024;
+const DUE_BUDGET: usize = 256;
+
+/// Bytes of messages after which a step of deliveries ends, however few they are.
+const DELIVERED_BYTES: usize = 64 * 1024;
 
 /// What is done with a connection's upgrade and messages. One for each shard.
 pub trait Application {
@@ -650,14 +653,18 @@ impl<A: Application, S> Core<A, S> {
         [self.wheel.next_due_ms(), self.application.deadline_ms(), put_off].into_iter().flatten().min()
     }
 
-    /// Does up to `budget` of what the application wants done of its own accord; true when it may want more.
-    /// Drain [`Core::poll_output`] after it.
+    /// Does up to `budget` of what the application wants done of its own accord, fewer where messages are long; true
+    /// when it may want more. Drain [`Core::poll_output`] after it.
     pub fn deliver(&mut self, now: Now, budget: usize) -> bool {
         self.application.begin_step(now);
         if let Some(connection) = self.put_off.take() {
             self.deliver_one(now, connection);
         }
+        let start = self.out.len();
         for _ in 0..budget {
+            if self.out.len() - start >= DELIVERED_BYTES {
+                return true;
+            }
             match self.application.next_action(now) {
                 None => return false,
                 // Whether its socket takes the first is not known yet.

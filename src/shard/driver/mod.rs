@@ -36,23 +36,31 @@ const ANSWERS_PER_CLOCK: u32 = 64;
 /// Deliveries that are made before they are written: what they take in the core's buffer is bounded by that.
 const DELIVERIES_PER_STEP: usize = 32;
 
-/// After how long a turn delivers no more, however few it has delivered: messages differ in size, and kernels in what
-/// a write costs.
-const DELIVERY_NS: u64 = 2_000_000;
-
 /// Handshakes that may wait for their turn: beyond that nobody is accepted, and a wave waits in the kernel, where it
 /// costs less and does not grow old against `handshake_timeout`.
 const HANDSHAKES_WAITING_MAX: usize = 1024;
 
-/// After how long a turn takes no more of poll's events; the rest is for the next, once inbox and timers have had
-/// their turn. A thousand events are a thousand heartbeats, or a thousand ends, which cost far more.
-const EVENTS_NS: u64 = 2_500_000;
+/// How long a turn has lasted when it goes on to the next kind of work, in nanoseconds: what is left of each is for the
+/// next turn, and something of each is done in every one. Budgets by count do not do that: a thousand events are a
+/// thousand heartbeats, or a thousand ends, which cost far more, and kernels differ in what a write costs.
+mod until {
+    /// Mail of other shards, which may be a thousand questions.
+    pub const MAIL_NS: u64 = 1_000_000;
+    /// What poll told of.
+    pub const EVENTS_NS: u64 = 2_000_000;
+    /// Handshakes of TLS and new connections.
+    pub const NEWCOMERS_NS: u64 = 2_500_000;
+    /// Last looks at connections whose time is up.
+    pub const LOOKS_NS: u64 = 3_000_000;
+    /// Deliveries.
+    pub const DELIVERIES_NS: u64 = 3_500_000;
+}
 
-/// Events between two looks at the clock.
-const EVENTS_PER_CLOCK: usize = 16;
+/// Events, new connections or last looks between two looks at the clock.
+const PER_CLOCK: usize = 16;
 
 /// Connections that are closed in one turn while draining.
-const DRAIN_BUDGET: usize = 256;
+const DRAIN_BUDGET: usize = 64;
 
 /// Plain requests of one shard that control may have before it has answered: also the room that a shard's inbox
 /// needs for the answers.
@@ -246,6 +254,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
         let due_now = self.drains_on
             || !self.ready.is_empty()
             || !self.handshakes.is_empty()
+            || !self.looks.is_empty()
             || self.accepting == Accepting::Due && !self.parts.listener.rests(now_ms);
         if due_now || !self.parts.inbox.fall_asleep() {
             return Some(Duration::ZERO);
@@ -280,16 +289,23 @@ impl<A: Application, T: Transport> Shard<A, T> {
         for _ in 0..self.parts.inbox.depth() {
             let Some(mail) = self.parts.inbox.next_mail() else { break };
             self.parts.core.application_mut().receive(now, mail);
+            if self.has_lasted(now, until::MAIL_NS) {
+                break;
+            }
         }
+    }
+
+    /// Whether the turn that began at `began` has lasted so long.
+    fn has_lasted(&self, began: Now, ns: u64) -> bool {
+        self.parts.clock.elapsed_ns() - began.elapsed_ns >= ns
     }
 
     /// Serves the events from the place `from` on; the place at which the next turn goes on, if any are left.
     fn serve_events(&mut self, now: Now, events: &Events, from: usize) -> Option<usize> {
-        let until_ns = self.parts.clock.elapsed_ns() + EVENTS_NS;
         let mut ahead = events.iter().skip(from + 1);
         for (place, event) in events.iter().enumerate().skip(from) {
-            let looks_at_clock = place > from && (place - from).is_multiple_of(EVENTS_PER_CLOCK);
-            if looks_at_clock && self.parts.clock.elapsed_ns() >= until_ns {
+            let looks_at_clock = place > from && (place - from).is_multiple_of(PER_CLOCK);
+            if looks_at_clock && self.has_lasted(now, until::EVENTS_NS) {
                 return Some(place);
             }
             if let Some(next) = ahead.next() {
@@ -356,6 +372,9 @@ impl<A: Application, T: Transport> Shard<A, T> {
             if let Some(socket) = self.parts.core.socket_mut(connection) {
                 let ends = socket.take_turn();
                 self.read(now, connection, ends);
+            }
+            if self.has_lasted(now, until::NEWCOMERS_NS) {
+                return;
             }
         }
     }
@@ -470,7 +489,10 @@ impl<A: Application, T: Transport> Shard<A, T> {
             return;
         }
         self.weigh();
-        for _ in 0..self.parts.turn.accepts {
+        for count in 1..=self.parts.turn.accepts {
+            if count > PER_CLOCK && self.has_lasted(now, until::NEWCOMERS_NS) {
+                return;
+            }
             match self.parts.listener.accept(now.elapsed_ms()) {
                 Ok(Accepted::Connection(stream, address)) => {
                     let refusal = match self.is_full() {
@@ -543,24 +565,23 @@ impl<A: Application, T: Transport> Shard<A, T> {
         if self.parts.core.deadline_ms().is_some_and(|due_ms| due_ms <= now.elapsed_ms()) {
             self.step(now, Input::Tick);
         }
-        while let Some(connection) = self.looks.pop() {
+        for count in 1.. {
+            let Some(connection) = self.looks.pop() else { return };
             self.resume_writing(now, connection);
             self.read(now, connection, true);
             self.step(now, Input::Looked(connection));
+            if count % PER_CLOCK == 0 && self.has_lasted(now, until::LOOKS_NS) {
+                return;
+            }
         }
     }
 
     /// Lets the application say what is due of its own accord; what is beyond the turn's budget stays due.
     fn deliver(&mut self, now: Now) {
-        let mut until_ns = None;
         for _ in 0..self.parts.turn.deliveries.div_ceil(DELIVERIES_PER_STEP) {
             let wants_more = self.parts.core.deliver(now, DELIVERIES_PER_STEP);
             self.act(now);
-            if !wants_more {
-                return;
-            }
-            let now_ns = self.parts.clock.elapsed_ns();
-            if now_ns >= *until_ns.get_or_insert(now_ns + DELIVERY_NS) {
+            if !wants_more || self.has_lasted(now, until::DELIVERIES_NS) {
                 return;
             }
         }
