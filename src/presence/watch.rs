@@ -863,8 +863,10 @@ impl WatchTable {
                     self.rooms[room].expect_leave(&told);
                     return self.let_go_of_user(user, posts);
                 }
-                // Who left and came back while the partition could not tell has been a member all along.
-                if self.rooms[room].has_member(&told.user.id) {
+                // Who left and came back while the partition could not tell has been a member all along for those who
+                // watch here, and not for who comes from another shard, where it was told to have left.
+                if let Some(member) = self.rooms[room].members.get_mut(&told.user.id) {
+                    member.joined = member.joined.max(*version);
                     return;
                 }
                 self.add_member(room, user, *version);

@@ -77,6 +77,8 @@ pub struct View {
     pub known: Vec<Option<u32>>,
     /// For each user, which presence was the last that this connection was told.
     pub floor: Vec<u32>,
+    /// The users that this connection has been told of at all.
+    pub told_here: u64,
     /// For each user, whether a state told it last.
     pub by_state: Vec<bool>,
     pub room: Vec<RoomView>,
@@ -200,6 +202,7 @@ impl Client {
         self.is_replaced = false;
         self.resumed = None;
         self.view.floor.fill(0);
+        self.view.told_here = 0;
         // What it was told on the last connection may be news on this one.
         self.view.by_state.fill(true);
         if !keeps_view {

@@ -46,10 +46,13 @@ impl World {
     fn watch(&mut self, users: &[&str], room: &str, detail: Detail) {
         let room = WatchedRoom { room: RoomName::parse(room).unwrap(), detail };
         let users = users.iter().map(|name| self.user(name).id).collect();
-        let request = Watch { users, rooms: vec![room], since: None };
+        self.ask(&Watch { users, rooms: vec![room], since: None });
+    }
+
+    fn ask(&mut self, request: &Watch) {
         let (connection, ana) = (ConnectionKey { shard: 0, index: 0, generation: 0 }, self.user("ana").hash);
         let (at, hasher, posts) = (self.at, &self.hasher, &mut Posts::default());
-        self.table.watch(at, connection, ana, &mut self.watcher, &request, None, false, hasher, posts).unwrap();
+        self.table.watch(at, connection, ana, &mut self.watcher, request, None, false, hasher, posts).unwrap();
     }
 
     fn user_told(&mut self, told: Arc<Told>, own: Option<Arc<Told>>, answers: u32) {
@@ -185,4 +188,25 @@ fn who_is_as_before_is_told_anew_where_it_was_another_meanwhile() {
     world.user_told(never_seen(&world, 5), None, 0);
     world.pass(50);
     assert!(world.deliver().contains(r#""users":[{"userId":"bob","status":"offline"}]"#));
+}
+
+#[test]
+fn who_left_and_came_back_while_an_inbox_was_full_is_told_to_who_saw_it_leave_elsewhere() {
+    let mut world = World::new();
+    let bob = world.told("bob", 2, PresenceStatus::Online);
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), std::slice::from_ref(&bob));
+    assert!(world.deliver().contains("bob"));
+    // That he left was folded away; nobody here is told anything.
+    let began = Version::at_ms(world.at.unix_ms);
+    world.happened("lobby", 1, vec![RoomEvent::Joined(Arc::clone(&bob), Version(began.0 + 1))]);
+    world.pass(50);
+    assert_eq!(world.deliver(), "");
+
+    let room = WatchedRoom { room: RoomName::parse("lobby").unwrap(), detail: Detail::Full };
+    let since = Some(Since::Readable(Cursor { process: 7, version: began }));
+    world.ask(&Watch { users: Vec::new(), rooms: vec![room], since });
+    world.room_told("lobby", Some(Depth::Full), &[]);
+    let state = world.deliver();
+    assert!(state.contains(r#""members":[{"userId":"bob""#), "{state}");
 }

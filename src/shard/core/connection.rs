@@ -176,7 +176,9 @@ impl<S, Session> Connection<S, Session> {
                         Some((self.heard_ms + u64::from(after_ms) + limits.probe_timeout_ms, Due::Unresponsive))
                     }
                 };
-                let silent = (silence_ms > 0)
+                // Nor is it silent while the application keeps it from being heard.
+                let is_heard = extra.is_none_or(|extra| !extra.is_held_by_application);
+                let silent = (silence_ms > 0 && is_heard)
                     .then(|| (message_ms + u64::from(silence_ms), Due::Silent { after_ms: silence_ms }));
                 let slow = extra.filter(|extra| extra.assembly.is_some()).and_then(|extra| extra.message_began_ms);
                 let slow = slow.map(|began_ms| (began_ms + limits.message_timeout_ms, Due::SlowMessage));

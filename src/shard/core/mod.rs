@@ -682,7 +682,7 @@ impl<A: Application, S> Core<A, S> {
                     });
                     self.application.attend(now, connection, session);
                 }
-                Some(Action::Release(connection)) => self.release(connection),
+                Some(Action::Release(connection)) => self.release(now, connection),
                 Some(Action::Admit(connection)) => self.readmit(now, connection),
                 Some(Action::Close(connection, close)) => {
                     if self.get_mut(connection).is_some_and(|record| matches!(record.phase, Phase::Open { .. })) {
@@ -781,13 +781,20 @@ impl<A: Application, S> Core<A, S> {
         self.effects.push_back(Effect::Write { connection, bytes, is_delivery: true });
     }
 
-    /// Reads on in a connection that the application held.
-    fn release(&mut self, connection: ConnectionId) {
-        let Some(extra) = self.get_mut(connection).and_then(|record| record.extra.as_mut()) else { return };
-        if std::mem::take(&mut extra.is_held_by_application) {
-            self.effects.push_back(Effect::Ready(connection));
-            self.settle(connection);
+    /// Reads on in a connection that the application held. From now on it may be silent for as long as ever.
+    fn release(&mut self, now: Now, connection: ConnectionId) {
+        let Some(record) = self.get_mut(connection) else { return };
+        let Some(extra) = &mut record.extra else { return };
+        if !std::mem::take(&mut extra.is_held_by_application) {
+            return;
         }
+        if let Phase::Open { message_ms, silence_ms: silence_ms @ 1.., .. } = &mut record.phase {
+            *message_ms = now.elapsed_ms();
+            let due_ms = *message_ms + u64::from(*silence_ms);
+            self.wheel.hasten(connection.index, due_ms);
+        }
+        self.effects.push_back(Effect::Ready(connection));
+        self.settle(connection);
     }
 
     /// Takes bytes; `fresh` when they have just arrived, and did not wait for their turn.

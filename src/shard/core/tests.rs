@@ -777,3 +777,55 @@ fn a_panic_costs_one_connection_and_nobody_else() {
     driver.pass(2_100);
     assert!(driver.peers[ana].closed && !driver.peers[bob].closed);
 }
+
+/// An application that reads nothing from a connection for a while.
+struct Holding {
+    until_ms: u64,
+    held: Option<ConnectionId>,
+}
+
+impl Application for Holding {
+    type Session = ();
+    type Mail = ();
+
+    fn open(&mut self, _: Now, id: ConnectionId, _: &Upgrade<'_>, _: &mut Vec<u8>) -> Result<Opened<()>, Close> {
+        self.held = Some(id);
+        Ok(Opened { session: (), silence_ms: 5_000, hold: true })
+    }
+
+    fn message(&mut self, _: Now, _: ConnectionId, (): &mut (), _: Message<'_>, _: &mut Vec<u8>) -> Verdict {
+        Verdict::Continue
+    }
+
+    fn overflow(&mut self, _: Now, _: &mut Vec<u8>) {}
+
+    fn set_memory_full(&mut self, _: bool) {}
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    fn ended(&mut self, _: Now, _: ConnectionId, (): (), _: Ending) {}
+
+    fn deadline_ms(&self) -> Option<u64> {
+        self.held.map(|_| self.until_ms)
+    }
+
+    fn next_action(&mut self, now: Now) -> Option<Action> {
+        (now.elapsed_ms() >= self.until_ms).then(|| self.held.take().map(Action::Release))?
+    }
+}
+
+#[test]
+fn who_is_not_read_from_is_not_silent_and_has_its_time_from_then_on() {
+    let metrics = Arc::new(ShardMetrics::default());
+    let application = Holding { until_ms: 8_000, held: None };
+    let mut driver = VirtualDriver::new(application, Limits::new(&Config::default()), metrics);
+    let peer = driver.connect(None);
+    driver.send(peer, upgrade("").as_bytes());
+    driver.peers[peer].received.clear();
+    driver.pass(11_900);
+    assert_eq!(parse(&driver.peers[peer].received), []);
+    driver.pass(300);
+    assert_eq!(parse(&driver.peers[peer].received), [Heard::Close(4408, "no message for 5 s".to_owned())]);
+}

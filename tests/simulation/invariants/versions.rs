@@ -17,8 +17,12 @@ pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool,
     let floor = if is_watched { view.floor[user] as usize } else { 0 };
     let known = view.known[user].map(|known| known as usize);
     let search = |from: usize| history.iter().skip(from).position(|presence| presence == told).map(|at| from + at);
-    // News is newer than what is known; the same content may have been there before.
-    let newer = if is_change { search(known.map_or(0, |known| known + 1).max(floor)) } else { search(floor) };
+    // News is newer than what is known; the same content may have been there before. What was known from an earlier
+    // connection may be more than its cursor claims, and than this connection's shard has heard: no news before it is.
+    let is_known_here = view.told_here >> user & 1 == 1;
+    let known_here = known.filter(|_| is_known_here).map_or(0, |known| known + 1);
+    view.told_here |= 1 << user;
+    let newer = if is_change { search(known_here.max(floor)) } else { search(floor) };
     // What a state told on the way, as of a room's member, or who left a room and came back, may come once more; and
     // what the own connections see, when their shard has not been asked for it before.
     let told_by_state = std::mem::replace(&mut view.by_state[user], !is_change);
