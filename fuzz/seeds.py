@@ -454,6 +454,9 @@ configuration = {
     "byte_order_mark": "\ufeffshards = 1\n",
     "scoped_address": 'listen = "[fe80::1%2]:0"\n',
     "duration_too_long": 'heartbeat_timeout = "18446744073709551615d"\n',
+}
+
+
 def proxy2(command, family, block=b"", announced=None):
     """A PROXY header of version 2."""
     length = len(block) if announced is None else announced
