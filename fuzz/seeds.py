@@ -345,7 +345,7 @@ connection = {
 
 
 def secured(stream, pace=100, size=200, room=255, changed=0x8000):
-    """What follows the upgrade under TLS; the lead is told in src/shard/fuzz.rs."""
+    """What follows the upgrade under TLS; the lead is told in src/shard/fuzz/mod.rs."""
     return struct.pack(">BBBH", pace, size, room, changed) + stream
 
 
@@ -507,6 +507,148 @@ proxy = {
 }
 
 
+ACTIONS = "connect watch update join pass . . . unwatch active end room way carry else mute".split()
+INVISIBLE, BUSY, ONLINE, AWAY, PLAIN = 0, 1, 2, 3, 7
+DISCONNECT_IT, CLOSE_1000, CLOSE_1001, CLOSE_BARE, EOF, RESET = range(6)
+MS = [1, 10, 49, 50, 500, 1000, 5000, 20000]
+OPEN, SLOW, FULL, REFUSING = range(4)
+
+
+def step(action, client=0, how=0):
+    return bytes([ACTIONS.index(action), client, how])
+
+
+def comes(client, status=PLAIN, shard=0, session=False, view=False):
+    """A client connects; its user is the remainder by three."""
+    return step("connect", client, status | shard << 3 | session << 5 | view << 6)
+
+
+def comes_back(client, status=PLAIN, shard=0):
+    return comes(client, status, shard, session=True, view=True)
+
+
+def watches(client, users=7, rooms=0, count=False, since=False):
+    """Users and rooms are a bit each."""
+    return step("watch", client, users | rooms << 3 | count << 6 | since << 7)
+
+
+def says(client, status, metadata=0):
+    """Metadata: 0 stays as it is, 1 none, 2 a number, 3 much of it."""
+    return step("update", client, status | metadata << 2)
+
+
+def enters(client, room):
+    return step("join", client, room)
+
+
+def leaves(client, room):
+    return step("join", client, room | 0x80)
+
+
+def waits(ms, times=1, at_once=False):
+    return step("pass", times - 1, MS.index(ms) | at_once << 7)
+
+
+def mail(sender, receiver, way, shards=2):
+    return step("way", sender + receiver * shards, way)
+
+
+def scene(*steps, names=3, shards=2, small_rooms=False):
+    """A script of the target `presence`; what its bytes mean is told in src/shard/fuzz/presence/mod.rs."""
+    return bytes([names, shards - 1 | small_rooms << 2]) + b"".join(steps)
+
+
+EVERYBODY = comes(0, ONLINE) + comes(1, AWAY, shard=1) + comes(2, BUSY)
+EVERYBODY_WATCHES = EVERYBODY + b"".join(watches(client, users=7, rooms=7) for client in range(3))
+presence = {
+    "everybody_watches_everybody": scene(EVERYBODY_WATCHES, says(0, BUSY, 2), waits(50), says(1, ONLINE, 2)),
+    "everybody_on_one_shard": scene(EVERYBODY_WATCHES, says(0, AWAY, 3), waits(50), says(0, AWAY, 1), shards=1),
+    "everybody_on_three_shards": scene(
+        EVERYBODY_WATCHES, comes(3, BUSY, shard=2), enters(3, 0), waits(50), leaves(3, 0), shards=3
+    ),
+    "precedence_of_four_connections": scene(
+        comes(1, ONLINE), watches(1), comes(0, AWAY), comes(3, ONLINE, shard=1), comes(6, BUSY),
+        comes(9, INVISIBLE, shard=1), waits(50), step("end", 9, DISCONNECT_IT), waits(50),
+        step("end", 6, DISCONNECT_IT), waits(50),
+    ),
+    "metadata_of_who_said_it_last": scene(
+        comes(1, ONLINE), watches(1), comes(0, BUSY), comes(3, BUSY), says(3, BUSY, 2), says(0, BUSY, 2), waits(50)
+    ),
+    "invisible_enters_a_room": scene(
+        comes(1, ONLINE), watches(1, rooms=1), comes(0, INVISIBLE), watches(0, users=1, rooms=1), enters(0, 0)
+    ),
+    "invisible_hides_and_shows": scene(
+        EVERYBODY_WATCHES, enters(0, 1), waits(50), says(0, INVISIBLE), waits(50), says(0, INVISIBLE, 2), waits(50),
+        says(0, ONLINE),
+    ),
+    "room_by_name_and_by_count": scene(
+        comes(1, ONLINE), watches(1, users=0, rooms=1), comes(4, ONLINE, shard=1),
+        watches(4, users=0, rooms=1, count=True), comes(0, BUSY), enters(0, 0), comes(2, AWAY, shard=1), enters(2, 0),
+        waits(1000), leaves(0, 0), says(2, BUSY),
+    ),
+    "room_grows_too_large": scene(
+        comes(1, ONLINE), watches(1, users=0, rooms=1), comes(0, BUSY), comes(2, AWAY, shard=1), enters(0, 0),
+        enters(1, 0), waits(50), enters(2, 0), waits(1000), leaves(0, 0), leaves(1, 0), waits(1000), small_rooms=True,
+    ),
+    "leaves_and_comes_back_untold": scene(EVERYBODY_WATCHES, enters(0, 0), waits(50), leaves(0, 0), enters(0, 0)),
+    "unwatches_and_watches_otherwise": scene(
+        EVERYBODY_WATCHES, enters(0, 0), step("unwatch", 1, 0o11), watches(1, users=1, rooms=1, count=True)
+    ),
+    "inactive_misses_nothing": scene(
+        EVERYBODY_WATCHES, step("active", 1, 0), says(0, BUSY, 2), enters(0, 2), waits(500), step("active", 1, 1)
+    ),
+    "inactive_watches": scene(EVERYBODY, step("active", 1, 0), watches(1, rooms=7), says(0, AWAY), waits(50)),
+    "comes_back_within_the_grace": scene(
+        EVERYBODY_WATCHES, enters(0, 0), waits(1000), step("end", 0, RESET), waits(5000), comes_back(0)
+    ),
+    "comes_back_after_the_grace": scene(
+        EVERYBODY_WATCHES, enters(0, 0), waits(1000), step("end", 0, EOF), waits(5000, 3), comes_back(0, shard=1)
+    ),
+    "comes_back_with_a_cursor": scene(
+        EVERYBODY_WATCHES, enters(0, 0), enters(2, 0), waits(1000, 2), step("end", 1, CLOSE_1001), leaves(0, 0),
+        says(2, AWAY), comes_back(1), watches(1, rooms=7, since=True), waits(50),
+    ),
+    "comes_back_with_a_status": scene(
+        EVERYBODY_WATCHES, says(0, BUSY, 2), enters(0, 1), step("end", 0, CLOSE_BARE), comes_back(0, AWAY, shard=1)
+    ),
+    "takes_over_who_is_still_there": scene(EVERYBODY_WATCHES, says(0, BUSY, 2), enters(0, 1), comes_back(0, shard=1)),
+    "plain_return": scene(EVERYBODY_WATCHES, says(0, AWAY, 2), waits(1000), step("end", 0, RESET), comes(0, shard=1)),
+    "done_and_back": scene(
+        EVERYBODY_WATCHES, step("end", 0, CLOSE_1000), waits(50), comes_back(0), watches(0, since=True)
+    ),
+    "reads_slowly": scene(
+        EVERYBODY_WATCHES, step("room", 1, 1), *(says(0, status, 3) + waits(50) for status in (BUSY, AWAY, ONLINE)),
+        step("room", 1, 8), says(0, BUSY), waits(500), step("unwatch", 1, 1), waits(1000),
+    ),
+    "answers_wait_for_a_slow_reader": scene(
+        EVERYBODY_WATCHES, step("room", 1, 0), *(step("else", 1, what) for what in (0, 1, 2, 3, 4) * 10),
+        says(1, BUSY, 2),
+    ),
+    "falls_silent": scene(EVERYBODY_WATCHES, enters(0, 0), step("mute", 0, 1), waits(20000, 3), waits(20000, 2)),
+    "process_stops": scene(EVERYBODY_WATCHES, enters(0, 0), waits(20000, 3, at_once=True), says(1, BUSY)),
+    "mail_is_late": scene(
+        EVERYBODY_WATCHES, mail(0, 1, SLOW), mail(1, 0, SLOW), says(0, BUSY, 2), enters(0, 0), says(1, BUSY),
+        waits(500), step("carry", 2, 0), enters(1, 0), waits(50), step("carry", 1, 1), comes(4, shard=1),
+        watches(4, rooms=7),
+    ),
+    "inbox_is_full": scene(
+        EVERYBODY_WATCHES, mail(0, 1, FULL), mail(1, 0, FULL), *(says(0, status, 2) for status in (BUSY, AWAY, ONLINE)),
+        enters(0, 0), leaves(0, 0), enters(0, 1), comes(5, AWAY, shard=1), step("end", 5, DISCONNECT_IT), waits(5000),
+    ),
+    "inbox_refuses": scene(
+        mail(0, 1, REFUSING), mail(1, 0, REFUSING), EVERYBODY_WATCHES, enters(1, 0), waits(500), says(1, BUSY, 2)
+    ),
+    "resume_is_answered_too_late": scene(
+        EVERYBODY_WATCHES, says(0, BUSY, 2), enters(0, 0), step("end", 0, RESET), mail(0, 1, SLOW), mail(1, 0, SLOW),
+        comes_back(0, shard=1), waits(1000, 2), step("carry", 2, 3), step("carry", 1, 3), says(0, AWAY),
+    ),
+}
+presence |= {
+    f"{name}_elsewhere": bytes([presence[name][0] + 1]) + presence[name][1:]
+    for name in ("mail_is_late", "inbox_is_full", "inbox_refuses", "resume_is_answered_too_late")
+}
+
+
 def write(target, cases, lead=b""):
     folder = SEEDS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -523,5 +665,6 @@ write("messages", messages)
 write("proxy", proxy)
 write("connection", connection, lead=bytes([7]))
 write("tls", tls)
+write("presence", presence)
 write("tokens", tokens)
 write("configuration", configuration)

@@ -65,3 +65,8 @@ fn connection() {
 fn tls() {
     run_seeds("tls", rollcall::shard::fuzz_tls);
 }
+
+#[test]
+fn presence() {
+    run_seeds("presence", rollcall::shard::fuzz_presence);
+}

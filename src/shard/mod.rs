@@ -16,7 +16,7 @@ pub mod sessions;
 pub mod virtual_driver;
 
 #[doc(hidden)]
-pub use fuzz::{fuzz, fuzz_tls};
+pub use fuzz::{fuzz, fuzz_presence, fuzz_tls};
 
 use crate::presence::change::Moment;
 

@@ -1,4 +1,9 @@
-//! The bodies of the fuzz targets `connection` and `tls`.
+//! The bodies of the fuzz targets `connection` and `tls`, and of `presence` in a module of its own.
+
+mod presence;
+mod shards;
+
+pub use presence::fuzz as fuzz_presence;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,6 +28,20 @@ pub fn rehearsed_sessions(config: &Config, metrics: &Arc<ShardMetrics>) -> Sessi
     let authority = Authority::open(config).unwrap_or_else(|error| unreachable!("{error}"));
     let gate = Gate::new(authority, Arc::new(|| {}), Arc::clone(metrics));
     sessions_behind(gate, config, metrics)
+}
+
+/// Those of one of several shards; `names` is the same for all of them.
+fn sessions_of(
+    shard: usize,
+    shards: usize,
+    names: &NameHasher,
+    config: &Config,
+    metrics: &Arc<ShardMetrics>,
+) -> Sessions {
+    let authority = Authority::open(config).unwrap_or_else(|error| unreachable!("{error}"));
+    let gate = Gate::new(authority, Arc::new(|| {}), Arc::clone(metrics));
+    let ids = SessionIds::new(&[7; 32], shard as u64);
+    Sessions::new(shard, Terms::new(config, shards, 7, 0), gate, names.clone(), ids, Arc::clone(metrics))
 }
 
 /// Likewise, where `gate` says who is let in.
