@@ -43,7 +43,7 @@ fn opened(hasher: &NameHasher, connection: u32, user: u32) -> Option<PresenceEve
     let id = UserId::parse(&format!("{user:08x}-0000-4000-8000-000000000000")).ok()?;
     let (user, session) = (UserRef { hash: hasher.user(&id), id }, SessionKey(u64::from(connection) << 32));
     let (user, status) = (Box::new(user), Some(Status::Online));
-    let what = Happening::Opened { user, session, status, predecessor: Predecessor::None };
+    let what = Happening::Opened { user, session, status, predecessor: Predecessor::None, opened_ms: 0 };
     Some(PresenceEvent { connection: key(connection), what })
 }
 

@@ -268,6 +268,8 @@ pub enum Happening {
         status: Option<Status>,
         /// Whose place it takes.
         predecessor: Predecessor,
+        /// When it opened, in milliseconds since the process began to serve.
+        opened_ms: u64,
     },
     /// It was told that it took nobody's place, because the answer was late: what it took is given up, and it has this
     /// status.

@@ -29,7 +29,7 @@ const PRECEDENCE: [Status; 4] = [Status::Invisible, Status::Busy, Status::Online
 
 /// How much later than its successor a connection's end may be heard of, in milliseconds: the two may have been on
 /// different shards, whose messages overtake each other.
-const LATE_END_MS: u32 = 1_000;
+const LATE_END_MS: i32 = 1_000;
 
 /// Among how many of a user's online connections, those that spoke last, one that is back is looked for.
 const RETURNS_SEARCHED: usize = 16;
@@ -250,8 +250,8 @@ impl Partition {
     /// What is told of a connection that is not known, but for its opening, is without effect.
     pub fn handle(&mut self, at: Moment, event: PresenceEvent, posts: &mut Posts) {
         let PresenceEvent { connection, what } = event;
-        if let Happening::Opened { user, session, status, predecessor } = what {
-            return self.opened(at, connection, *user, session, status, predecessor, posts);
+        if let Happening::Opened { user, session, status, predecessor, opened_ms } = what {
+            return self.opened(at, connection, *user, session, status, predecessor, opened_ms as u32, posts);
         }
         let found = self.places_by_connection.find(key_hash(connection), |place| {
             let place = &self.places[place];
@@ -423,6 +423,7 @@ impl Partition {
         session: SessionKey,
         status: Option<Status>,
         predecessor: Predecessor,
+        opened_ms: u32,
         posts: &mut Posts,
     ) {
         let user = self.user_for(user);
@@ -448,7 +449,7 @@ impl Partition {
                     self.settle(at, user, &before, posts);
                 }
                 self.take_over(place, connection, session, posts);
-                self.places[place].opened_ms = at.elapsed_ms as u32;
+                self.places[place].opened_ms = opened_ms;
                 if let Some(status) = status {
                     self.say(place, status, MetadataUpdate::Keep);
                 }
@@ -463,7 +464,7 @@ impl Partition {
                     newer: NONE,
                     older: NONE,
                     order: self.order,
-                    opened_ms: at.elapsed_ms as u32,
+                    opened_ms,
                     status: status.unwrap_or(Status::Online),
                     phase: Phase::Open,
                     is_plain: predecessor == Predecessor::Unnamed && status.is_none(),
@@ -486,7 +487,7 @@ impl Partition {
         if self.users[user].open <= self.terms.connections_max {
             return;
         }
-        let age_ms = |place: u32| (at.elapsed_ms as u32).wrapping_sub(self.places[place].opened_ms);
+        let age_ms = |place: u32| ms_between(self.places[place].opened_ms, at.elapsed_ms as u32);
         let open = self.counting_places(user).filter(|&place| self.places[place].phase == Phase::Open);
         let found = if self.terms.oldest_yields {
             let others = open.filter(|&place| self.places[place].connection != newest);
@@ -581,14 +582,17 @@ impl Partition {
 
     /// The user's connection that opened just before the end of `place` was heard of, and would have taken its place.
     ///
-    /// Whether that end came first cannot be told by the time at which a shard saw it.
+    /// Whether that end came first cannot be told by the time at which a shard saw it; that the other was there before
+    /// this one came can.
     fn plain_successor(&self, at: Moment, user: u32, place: u32) -> Option<u32> {
+        let came_ms = self.places[place].opened_ms;
         let newest = self.users[user].newest[rank(Status::Online)];
         let online = std::iter::successors(Some(newest), |&place| Some(self.places.get(place)?.older));
         let is_returned = |&index: &u32| {
             self.places.get(index).filter(|_| index != place).is_some_and(|other| {
-                let opened_ago_ms = (at.elapsed_ms as u32).wrapping_sub(other.opened_ms);
-                other.is_plain && other.phase == Phase::Open && opened_ago_ms < LATE_END_MS
+                let is_new = ms_between(other.opened_ms, at.elapsed_ms as u32) < LATE_END_MS;
+                let came_later = ms_between(came_ms, other.opened_ms) > 0;
+                other.is_plain && other.phase == Phase::Open && is_new && came_later
             })
         };
         online.take(RETURNS_SEARCHED).find(is_returned)
@@ -596,7 +600,7 @@ impl Partition {
 
     /// Gives the place of a connection that was lost to one that is back, with the rooms that this has joined already.
     fn give_back(&mut self, place: u32, successor: u32, posts: &mut Posts) {
-        let Place { connection, session, user, .. } = self.places[successor];
+        let Place { connection, session, user, opened_ms, .. } = self.places[successor];
         for room in self.rooms_of(successor) {
             self.join(place, room);
         }
@@ -604,6 +608,7 @@ impl Partition {
         self.remove_place(successor);
         self.users[user].open -= 1;
         self.rename_place(place, connection, session);
+        self.places[place].opened_ms = opened_ms;
         let rooms = self.rooms_of(place);
         if !rooms.is_empty() {
             posts.send(connection.shard as usize, Post::Rooms { connection, rooms });
@@ -1123,6 +1128,12 @@ impl AsMut<GoneLinks> for User {
     }
 }
 
+/// How long after `from_ms` it is at `to_ms`, both in milliseconds since the process began to serve, modulo 2^32.
+/// Negative where it is before, as what another shard saw may be.
+fn ms_between(from_ms: u32, to_ms: u32) -> i32 {
+    to_ms.wrapping_sub(from_ms) as i32
+}
+
 fn rank(status: Status) -> usize {
     match status {
         Status::Invisible => 0,
@@ -1190,7 +1201,8 @@ mod tests {
 
         fn open(&mut self, index: u32, name: &str, status: Option<Status>, predecessor: Predecessor) {
             let (user, session) = (Box::new(self.user(name)), SessionKey(u64::from(index)));
-            self.happen(index, Happening::Opened { user, session, status, predecessor });
+            let opened_ms = self.at.elapsed_ms;
+            self.happen(index, Happening::Opened { user, session, status, predecessor, opened_ms });
         }
 
         fn happen(&mut self, index: u32, what: Happening) {
@@ -1430,6 +1442,7 @@ mod tests {
         let lobby = world.room("lobby");
         world.open(0, "ana", Some(Status::Busy), Predecessor::Unnamed);
         world.happen(0, Happening::Joined(lobby.clone()));
+        world.pass(1);
         world.open(1, "ana", None, Predecessor::Unnamed);
         world.pass(999);
         world.members();
@@ -1452,6 +1465,7 @@ mod tests {
         let mut world = World::new(TERMS);
         world.open(0, "ana", Some(Status::Busy), Predecessor::Unnamed);
         world.happen(0, Happening::Joined(world.room("lobby")));
+        world.pass(1);
         world.open(1, "ana", None, Predecessor::Unnamed);
         world.happen(1, Happening::Joined(world.room("den")));
         world.open(2, "ana", Some(Status::Online), Predecessor::Unnamed);
@@ -1464,6 +1478,19 @@ mod tests {
         left.sort();
         assert_eq!(left, [("den".to_owned(), false), ("lobby".to_owned(), false)]);
         assert_eq!(world.partition.users_with(Status::Online), 1);
+    }
+
+    #[test]
+    fn who_was_there_before_is_not_the_return_of_who_came_and_was_lost() {
+        let mut world = World::new(TERMS);
+        world.open(0, "ana", None, Predecessor::Unnamed);
+        world.pass(500);
+        world.open(1, "ana", Some(Status::Busy), Predecessor::Unnamed);
+        world.end(1, EndCause::Lost);
+        world.pass(9_999);
+        assert!(world.json("ana").contains("busy"));
+        world.pass(1);
+        assert!(world.json("ana").contains("online"));
     }
 
     #[test]

@@ -375,7 +375,8 @@ mod tests {
             Step::Open(index, status) => {
                 let (user, session) = (Box::new(user(index, hasher)), SessionKey(u64::from(index)));
                 let status = Some(STATUSES[status]);
-                (index, Happening::Opened { user, session, status, predecessor: Predecessor::None })
+                let predecessor = Predecessor::None;
+                (index, Happening::Opened { user, session, status, predecessor, opened_ms: AT.elapsed_ms })
             }
             Step::Update(index, status, clears) => {
                 let metadata = if clears { MetadataUpdate::Clear } else { MetadataUpdate::Keep };

@@ -478,7 +478,8 @@ impl State {
         let mut waits = matches!(predecessor, Predecessor::Session(_));
         let opening = if waits { self.openings.insert(key, opening) } else { Some(opening) };
         let session = SessionKey(session_id.key());
-        self.tell(hash, connection, Happening::Opened { user: Box::new(user), session, status, predecessor });
+        let (user, opened_ms) = (Box::new(user), self.now.elapsed_ms());
+        self.tell(hash, connection, Happening::Opened { user, session, status, predecessor, opened_ms });
         self.hear_tidings();
         let mut session = Session { user: hash, watcher: NONE, bad_in_a_row: 0, is_opening: false };
         if let Some(opening) = opening.or_else(|| self.take_decided(key)) {

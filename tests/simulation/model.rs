@@ -61,6 +61,7 @@ pub enum Event {
         user: usize,
         status: Option<Status>,
         predecessor: Predecessor,
+        opened_ms: u64,
     },
     Updated {
         connection: Connection,
@@ -233,8 +234,8 @@ impl Model {
         let place = |places: &[Place]| {
             places.iter().position(|place| place.connection == connection && place.phase == Phase::Open)
         };
-        if let Event::Opened { status, predecessor, .. } = *event {
-            self.open(elapsed_ms, user, connection, status, predecessor, replies);
+        if let Event::Opened { status, predecessor, opened_ms, .. } = *event {
+            self.open(elapsed_ms, opened_ms, user, connection, status, predecessor, replies);
             return self.settle(unix_ms, user, before);
         }
         let Some(index) = place(&self.users[user].places) else { return };
@@ -299,9 +300,11 @@ impl Model {
         self.users.iter().enumerate().map(|(index, user)| is_in(user) << index).sum()
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event, and where its consequences go")]
     fn open(
         &mut self,
         elapsed_ms: u64,
+        opened_ms: u64,
         user: usize,
         connection: Connection,
         status: Option<Status>,
@@ -329,6 +332,7 @@ impl Model {
                 replies.push(Event::Replaced { connection: place.connection });
             }
             (place.connection, place.phase, place.plain) = (connection, Phase::Open, false);
+            place.opened_ms = opened_ms;
             if let Some(status) = status {
                 (place.status, place.order) = (status, order);
             }
@@ -341,7 +345,7 @@ impl Model {
             rooms: 0,
             order,
             phase: Phase::Open,
-            opened_ms: elapsed_ms,
+            opened_ms,
             ended_ms: 0,
             stamp: 0,
             plain: predecessor == Predecessor::Unnamed && status.is_none(),
@@ -352,6 +356,7 @@ impl Model {
         let stamp = self.counter;
         let places = &mut self.users[user].places;
         (places[index].ended_ms, places[index].stamp) = (ended_ms, stamp);
+        let came_ms = places[index].opened_ms;
         match end {
             End::Asked => drop(places.remove(index)),
             End::Silent => self.keep(elapsed_ms, user, index),
@@ -363,11 +368,12 @@ impl Model {
                 online.sort_by_key(|&other| std::cmp::Reverse(places[other].order));
                 let returned = online.into_iter().take(RETURNS_SEARCHED).find(|&other| {
                     let place = &places[other];
-                    let is_new = elapsed_ms - place.opened_ms < LATE_END_MS;
+                    let is_new = elapsed_ms < place.opened_ms + LATE_END_MS && place.opened_ms > came_ms;
                     other != index && place.plain && place.phase == Phase::Open && is_new
                 });
                 if let Some(returned) = returned {
                     places[index].connection = places[returned].connection;
+                    places[index].opened_ms = places[returned].opened_ms;
                     places[index].rooms |= places[returned].rooms;
                     places.remove(returned);
                 } else if self.terms.grace_ms == 0 {

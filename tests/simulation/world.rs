@@ -741,7 +741,7 @@ impl World {
             record.opening_ms = Some(now_ms);
             self.shards[shard].openings.push(socket);
         }
-        self.tell(shard, user, Event::Opened { connection: socket, user, status, predecessor });
+        self.tell(shard, user, Event::Opened { connection: socket, user, status, predecessor, opened_ms: now_ms });
     }
 
     fn said(&mut self, shard: usize, connection: ConnectionId, is_refused: bool) -> Result<(), Fault> {

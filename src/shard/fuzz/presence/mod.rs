@@ -35,9 +35,6 @@ const ONLINE: usize = 2;
 /// How often clients say that they are there, in milliseconds.
 const BEAT_MS: u64 = 20_000;
 
-/// How long an end that is heard of late may find the return of whom it ended, in milliseconds.
-const LATE_END_MS: u64 = 1_000;
-
 /// What a script does, by the first byte of a step.
 const ACTIONS: [fn(&mut World, usize, u8); 16] = [
     World::connect,
@@ -78,9 +75,6 @@ struct Line {
     shard: usize,
     peer: usize,
     view: View,
-    opened_ms: u64,
-    /// Whether it named neither a session nor a status.
-    is_plain: bool,
     /// Whether it says nothing of its own accord.
     is_mute: bool,
     /// Whether its client is done with it.
@@ -133,13 +127,8 @@ impl World {
         if let Some(session) = &session {
             query += &format!("&session={session}");
         }
-        let now_ms = self.shards.now_ms();
         let is_plain = session.is_none() && status.is_none();
         let may_return = is_plain && self.truth.connections.iter().any(|said| said.user == user);
-        for (line, said) in self.lines.iter().zip(&mut self.truth.connections).filter(|(_, said)| said.user == user) {
-            // Who came just now without a word may be taken for the return of whoever is lost next.
-            said.is_certain &= !line.is_plain || now_ms - line.opened_ms >= LATE_END_MS;
-        }
         let is_certain = session.is_none() && !may_return && !self.was_late;
         let view = match before.filter(|_| how & 0x40 != 0) {
             Some(line) => self.lines[line].view.reconnected(),
@@ -147,8 +136,8 @@ impl World {
         };
         let peer = self.shards.drivers[shard].connect(None);
         self.clients[client] = Some(self.lines.len());
-        let (opened_ms, is_mute, is_left) = (now_ms, false, false);
-        self.lines.push(Line { client, shard, peer, view, opened_ms, is_plain, is_mute, is_left });
+        let (is_mute, is_left) = (false, false);
+        self.lines.push(Line { client, shard, peer, view, is_mute, is_left });
         self.truth.open(user, status.unwrap_or(ONLINE), is_certain);
         self.send(self.lines.len() - 1, wire::upgrade(&query).as_bytes());
         self.hear();
