@@ -29,6 +29,8 @@ pub enum Break {
     InvisibleCounted,
     /// A full inbox loses what is told of users.
     FullInboxDrops,
+    /// What waits for a full inbox is kept as it came.
+    NothingFolded,
     /// Whoever fell silent has the grace, too.
     GraceForTheSilent,
     /// A watcher is told what another was.
@@ -37,7 +39,7 @@ pub enum Break {
 
 impl Break {
     /// Every one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LostChange,
         Self::MissingGrace,
         Self::WrongPrecedence,
@@ -50,6 +52,7 @@ impl Break {
         Self::OfflineToldTwice,
         Self::InvisibleCounted,
         Self::FullInboxDrops,
+        Self::NothingFolded,
         Self::GraceForTheSilent,
         Self::SharedTooWidely,
     ];

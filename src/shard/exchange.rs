@@ -180,6 +180,11 @@ impl Exchange {
         self.outboxes[shard].force();
     }
 
+    /// What waits for `shard`, in order.
+    pub fn waiting(&self, shard: usize) -> impl Iterator<Item = &Post> {
+        self.outboxes[shard].waiting()
+    }
+
     /// Posts what rooms have to tell, and says to this shard's own watchers how far it has come.
     pub fn flush(&mut self, at: Moment) {
         self.rooms.flush(at, &mut self.posts);

@@ -98,6 +98,8 @@ pub struct Link {
     pub outbox: Vec<Event>,
     /// Whether what waits is folded: the inbox was full.
     pub is_held: bool,
+    /// The most that may wait to be told to connections of what became of their places.
+    pub tidings: usize,
     pub letters: VecDeque<Letter>,
 }
 

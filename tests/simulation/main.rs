@@ -144,7 +144,9 @@ fn every_deliberate_break_is_found() {
             turn_on(None);
             outcome.fault.map(|what| (seed, what))
         });
-        match found {
+        // Whoever keeps everything tells nothing that is wrong: only what waits gives it away.
+        let must_say = if fault == Break::NothingFolded { "full inbox" } else { "" };
+        match found.filter(|(_, what)| what.contains(must_say)) {
             Some((seed, what)) => println!("{fault:?}: seed {seed}: {}", what.lines().next().unwrap_or_default()),
             None => missed.push(fault),
         }

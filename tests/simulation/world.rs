@@ -1,6 +1,6 @@
 //! Several shards, their clients and a clock, all virtual but the code under test, all from one seed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use rollcall::shard::sessions::{Sessions, Terms as SessionTerms};
 use rollcall::shard::{ConnectionId, Now};
 
 use super::client::{Client, Names, Said, Stage};
-use super::invariants::{counters, ghosts, memory, nothing_left, resume, view};
+use super::invariants::{counters, ghosts, memory, nothing_left, outbox, resume, view};
 use super::link::{Cut, Letter, Link, Socket, Wish, fold};
 use super::model::{Connection, End, Event, Model, Predecessor, Terms};
 use super::observed::{Observed, Seen};
@@ -38,6 +38,9 @@ const RESUME_ANSWER_MS: u64 = 1_000;
 
 /// How long it may take until a count has been told, in milliseconds: each of two waits for up to a second.
 const COUNTS_TOLD_MS: u64 = 2_500;
+
+/// Every how many rounds it is looked at what waits for full inboxes.
+const OUTBOXES_CHECKED_ROUNDS: u64 = 16;
 
 /// Rounds after which the world should have come to rest.
 const ROUNDS_MAX: u64 = 400_000;
@@ -80,6 +83,7 @@ pub struct World {
     pub clients: Vec<Client>,
     links: Vec<Link>,
     pub names: Names,
+    room_partitions: Vec<usize>,
     pub model: Model,
     /// Events handled: actions of clients, bytes and mail that arrive, timers.
     pub steps: u64,
@@ -129,7 +133,9 @@ impl World {
         };
         let partition_of = |name: &String| UserId::parse(name).map_or(0, |id| hasher.user(&id).partition(shards));
         let partitions = names.users.iter().map(partition_of).collect();
-        debug_assert!(names.rooms.iter().all(|name| RoomName::parse(name).is_ok()));
+        let room_partition =
+            |name: &String| RoomName::parse(name).map_or(0, |room| hasher.room(&room).partition(shards));
+        let room_partitions = names.rooms.iter().map(room_partition).collect();
         let authority = Authority::open(&plan.config).expect("origins and hosts that are none");
         let shard = |shard: usize| {
             let metrics = Arc::new(ShardMetrics::default());
@@ -166,6 +172,7 @@ impl World {
             clients: clients.collect(),
             shards: (0..shards).map(shard).collect(),
             links: (0..shards * shards).map(|_| Link::default()).collect(),
+            room_partitions,
             model: Model::new(terms, partitions, shards),
             plan,
             rng,
@@ -458,6 +465,7 @@ impl World {
             }
             Event::Replaced { connection } => self.sockets[connection as usize].is_replaced = true,
             event => {
+                self.expect_tidings(shard, &event);
                 let mut replies = std::mem::take(&mut self.replies);
                 self.model.apply(self.now_ms(), self.now.unix_ms, &event, &mut replies);
                 for reply in replies.drain(..) {
@@ -466,6 +474,21 @@ impl World {
                 }
                 self.replies = replies;
             }
+        }
+    }
+
+    /// Whoever opens is told whether its session was resumed and which rooms it is in, and whose place it takes is told
+    /// so; an end that comes late gives its rooms to who is back.
+    fn expect_tidings(&mut self, partition: usize, event: &Event) {
+        let shards = self.shards.len();
+        let links = &mut self.links[partition * shards..][..shards];
+        match event {
+            Event::Opened { connection, .. } => {
+                links.iter_mut().for_each(|link| link.tidings += 1);
+                links[self.sockets[*connection as usize].shard].tidings += 2;
+            }
+            Event::Ended { .. } => links.iter_mut().for_each(|link| link.tidings += 1),
+            _ => {}
         }
     }
 
@@ -621,6 +644,9 @@ impl World {
             if is_full {
                 application.hold_mail(to);
                 link.is_held = true;
+                if self.rounds.is_multiple_of(OUTBOXES_CHECKED_ROUNDS) {
+                    self.check_outbox(shard, to)?;
+                }
                 continue;
             }
             let Some(mail) = application.take_mail(to) else {
@@ -635,6 +661,7 @@ impl World {
                 link.is_held = true;
                 continue;
             }
+            link.tidings = 0;
             let mut events = std::mem::take(&mut link.outbox);
             if std::mem::take(&mut link.is_held) {
                 events = fold(events);
@@ -642,6 +669,24 @@ impl World {
             let before_ms = link.letters.back().map_or(0, |letter| letter.arrives_ms);
             link.letters.push_back(Letter { arrives_ms: arrives_ms.max(before_ms), mail, events });
         }
+        Ok(())
+    }
+
+    fn check_outbox(&mut self, from: usize, to: usize) -> Result<(), Fault> {
+        let shards = self.shards.len();
+        let link = &self.links[from * shards + to];
+        let told = fold(link.outbox.clone());
+        let told = told.iter().filter(|event| !matches!(event, Event::Answered { .. } | Event::Replaced { .. }));
+        let world = outbox::World {
+            users: self.model.users.iter().filter(|user| user.partition == from).count(),
+            rooms: self.room_partitions.iter().filter(|&&partition| partition == from).count(),
+            all_users: self.plan.users,
+            all_rooms: self.plan.rooms,
+            connections: told.map(Event::connection).collect::<HashSet<_>>().len(),
+            tidings: link.tidings,
+        };
+        let exchange = self.shards[from].core.application_mut().inner.exchange();
+        outbox::check(exchange.waiting(to), &world).map_err(|error| format!("from shard {from} to {to}: {error}"))?;
         Ok(())
     }
 

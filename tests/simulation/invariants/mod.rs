@@ -5,6 +5,7 @@ pub mod ghosts;
 pub mod inactive;
 pub mod memory;
 pub mod nothing_left;
+pub mod outbox;
 pub mod resume;
 pub mod versions;
 pub mod view;
