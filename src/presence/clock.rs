@@ -18,9 +18,13 @@ impl VersionClock {
 
     /// A version that no later one is at or below, not even where the wall clock is set back: all that was made up to
     /// it has been made.
+    ///
+    /// It is the end of a millisecond: whether something was made in the one that goes on, which nobody else may see,
+    /// does not show in it.
     pub fn horizon(&mut self, unix_ms: u64) -> Version {
-        self.last = self.last.max(Version(Version::at_ms(unix_ms).0.saturating_sub(1)));
-        self.last
+        let before = |unix_ms| Version(Version::at_ms(unix_ms).0.saturating_sub(1));
+        self.last = self.last.max(before(unix_ms));
+        before(unix_ms.max(self.last.unix_ms()))
     }
 }
 
@@ -43,6 +47,15 @@ mod tests {
         for (unix_ms, later_unix_ms) in [(5, 5), (5, 7), (7, 3), (3, 8), (9, 2)] {
             let horizon = clock.horizon(unix_ms);
             assert!(clock.next(later_unix_ms) > horizon);
+        }
+    }
+
+    #[test]
+    fn the_horizon_does_not_tell_whether_something_was_just_made() {
+        let (mut busy, mut idle) = (VersionClock::default(), VersionClock::default());
+        for unix_ms in [5, 5, 6, 9] {
+            busy.next(unix_ms);
+            assert_eq!(busy.horizon(unix_ms), idle.horizon(unix_ms));
         }
     }
 }
