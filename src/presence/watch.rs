@@ -354,6 +354,7 @@ impl WatchTable {
         let Some(user) = self.find_user(news.told.user.hash, &news.told.user.id) else { return };
         let record = &mut self.users[user];
         record.asked = record.asked.saturating_sub(news.answers);
+        record.is_answered |= news.answers > 0;
         let version = |own: &Option<Arc<Told>>| own.as_ref().map(|own| own.version);
         let own_before = version(&record.own);
         // What nobody asked for is told because something happened, though the user is now as before: while mail waits,
@@ -368,9 +369,6 @@ impl WatchTable {
         let is_news = self.renew(at, user, &news.told);
         if !is_news && (own_changed || came_back) {
             self.mark_watchers(at, user, !came_back);
-        }
-        if self.users[user].asked > 0 {
-            return;
         }
         // Only an answer can be what a state waits for: a mere change is no reason to look at every watcher.
         if news.answers > 0 {
@@ -770,6 +768,7 @@ impl WatchTable {
         }
         if std::mem::take(&mut record.is_followed) {
             record.own = None;
+            record.is_answered = false;
             let partition = record.user.hash.partition(self.terms.partitions);
             self.follows[partition].0 -= 1;
             posts.send(partition, Post::Unfollow { shard: self.shard, user: record.user.clone() });
@@ -1078,7 +1077,11 @@ impl WatchTable {
 
     fn is_ready(&self, watcher: u32, snapshot: &mut Snapshot) -> bool {
         while let Some(&user) = snapshot.users.get(snapshot.checked) {
-            if self.users[user].asked > 0 || self.users[user].told.is_none() {
+            let record = &self.users[user];
+            // What the user's own connections ask anew holds nobody else up: that would show that they are there.
+            let is_own = self.watchers[watcher].user == record.user.hash;
+            let is_awaited = if is_own { record.asked > 0 } else { !record.is_answered };
+            if is_awaited || record.told.is_none() {
                 return false;
             }
             snapshot.checked += 1;

@@ -42,6 +42,8 @@ pub struct FollowedUser {
     pub asked: u32,
     /// Whether its partition tells of it.
     pub is_followed: bool,
+    /// Whether the first of those answers has come since.
+    pub is_answered: bool,
 }
 
 /// The bit of a user's entry for a watcher that says that the watcher is to be told.
@@ -72,7 +74,16 @@ pub fn dirty(entry: u32) -> u32 {
 
 impl FollowedUser {
     pub fn new(user: UserRef) -> Self {
-        Self { user, told: None, own: None, watchers: Vec::new(), rooms: Vec::new(), asked: 0, is_followed: false }
+        Self {
+            user,
+            told: None,
+            own: None,
+            watchers: Vec::new(),
+            rooms: Vec::new(),
+            asked: 0,
+            is_followed: false,
+            is_answered: false,
+        }
     }
 
     /// Adds a watcher and returns its slot.

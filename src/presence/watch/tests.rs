@@ -210,3 +210,25 @@ fn who_left_and_came_back_while_an_inbox_was_full_is_told_to_who_saw_it_leave_el
     let state = world.deliver();
     assert!(state.contains(r#""members":[{"userId":"bob""#), "{state}");
 }
+
+#[test]
+fn what_a_users_own_connection_asks_holds_up_nobody_else() {
+    let mut world = World::new();
+    world.watch(&["bob"], "lobby", Detail::Count);
+    world.user_told(world.told("bob", 1, PresenceStatus::Offline), None, 1);
+    world.room_told("lobby", Some(Depth::Count), &[]);
+    world.deliver();
+
+    let (bob, connection) = (world.user("bob"), ConnectionKey { shard: 0, index: 1, generation: 0 });
+    let request = Watch { users: vec![bob.id], rooms: Vec::new(), since: None };
+    let (mut own, posts) = (NONE, &mut Posts::default());
+    world.table.watch(world.at, connection, bob.hash, &mut own, &request, None, false, &world.hasher, posts).unwrap();
+    world.watch(&["bob"], "lobby", Detail::Count);
+    assert!(world.deliver().contains(r#""userId":"bob""#));
+
+    world.watcher = own;
+    assert_eq!(world.deliver(), "");
+    let invisible = world.told("bob", 2, PresenceStatus::Invisible);
+    world.user_told(world.told("bob", 1, PresenceStatus::Offline), Some(invisible), 1);
+    assert!(world.deliver().contains(r#""status":"invisible""#));
+}
