@@ -101,7 +101,7 @@ struct User {
     user: UserRef,
     /// The newest place of each status, in the order of [`PRECEDENCE`]; of those that count.
     newest: [u32; PRECEDENCE.len()],
-    /// When what others may see last changed.
+    /// When what others may see last changed, or what is known of it no more has at most this version.
     version: Version,
     /// When the status that others see began.
     since_unix_ms: u64,
@@ -349,12 +349,14 @@ impl Partition {
     pub fn follow(&mut self, shard: u32, user: UserRef, posts: &mut Posts) {
         let user = self.user_for(user);
         let followers = &mut self.user_extra(user).followers;
-        if !followers.contains(&shard) {
+        let is_new = !followers.contains(&shard);
+        if is_new {
             followers.push(shard);
             self.pointed_bytes += FOLLOWER_BYTES;
             self.ties[shard as usize] += 1;
         }
-        let news = UserNews { told: self.told(user), own: self.own_told(user, shard), answers: 1 };
+        let told = if is_new { self.told(user) } else { self.told_to_followers(user) };
+        let news = UserNews { told, own: self.own_told(user, shard), answers: 1 };
         posts.send(shard as usize, Post::Told(news));
     }
 
@@ -871,7 +873,7 @@ impl Partition {
         if extra.followers.is_empty() {
             return;
         }
-        let told = self.told(user);
+        let told = self.told_to_followers(user);
         for &shard in &extra.followers {
             let own = self.own_told(user, shard);
             if is_news || own.is_some() {
@@ -926,6 +928,17 @@ impl Partition {
     }
 
     fn told(&self, user: u32) -> Arc<Told> {
+        self.told_as_of(user, self.floor)
+    }
+
+    /// What shards are told that know the user already. That others were forgotten since is no news of this one: it
+    /// would show when its own connections are told something that nobody else may see.
+    fn told_to_followers(&self, user: u32) -> Arc<Told> {
+        self.told_as_of(user, self.users[user].version)
+    }
+
+    /// `unseen` is the version of a user whom nobody has seen, as far as is remembered.
+    fn told_as_of(&self, user: u32, unseen: Version) -> Arc<Told> {
         let record = &self.users[user];
         let name = record.user.clone();
         if record.status != PresenceStatus::Offline {
@@ -934,7 +947,7 @@ impl Partition {
             return Arc::new(Told::new(name, record.version, record.status, metadata.as_deref(), since, None));
         }
         if !record.was_seen {
-            return Arc::new(Told::new(name, self.floor, PresenceStatus::Offline, None, None, None));
+            return Arc::new(Told::new(name, unseen, PresenceStatus::Offline, None, None, None));
         }
         let (since, last_seen) = (Some(record.since_unix_ms), Some(record.heard_unix_ms));
         Arc::new(Told::new(name, record.version, PresenceStatus::Offline, None, since, last_seen))
@@ -978,7 +991,7 @@ impl Partition {
         let index = self.users.insert(User {
             user,
             newest: [NONE; PRECEDENCE.len()],
-            version: Version::default(),
+            version: self.floor,
             since_unix_ms: 0,
             heard_unix_ms: 0,
             gone: GoneLinks::default(),
@@ -1572,6 +1585,33 @@ mod tests {
         world.partition.follow(1, world.user("ana"), &mut world.posts);
         let floor = world.partition.seen(&world.user("ana")).unwrap().version;
         assert!(floor > Version::default() && floor < world.partition.seen(&world.user("bob")).unwrap().version);
+    }
+
+    #[test]
+    fn what_own_connections_alone_are_told_does_not_tell_that_others_were_forgotten() {
+        let mut world = World::new(PartitionTerms { last_seen_max: 0, ..TERMS });
+        let ana = world.user("ana");
+        let versions = |world: &mut World| -> Vec<Version> {
+            let version = |post| match post {
+                Post::Told(news) => Some(news.told.version),
+                _ => None,
+            };
+            world.posts.take().filter_map(|(_, post)| version(post)).collect()
+        };
+        world.partition.follow(1, ana.clone(), &mut world.posts);
+        world.open(1, "ana", Some(Status::Invisible), Predecessor::Unnamed);
+        assert_eq!(versions(&mut world), [Version::default(); 2]);
+        world.open(0, "bob", None, Predecessor::Unnamed);
+        world.end(0, EndCause::Asked);
+        world.happen(
+            1,
+            Happening::Updated { status: Status::Invisible, metadata: MetadataUpdate::Replace(metadata(1)) },
+        );
+        world.partition.follow(1, ana.clone(), &mut world.posts);
+        assert_eq!(versions(&mut world), [Version::default(); 2]);
+        // Whoever follows her from now on may have been told what is known no more.
+        world.partition.follow(0, ana, &mut world.posts);
+        assert!(versions(&mut world)[0] > Version::default());
     }
 
     #[test]

@@ -307,7 +307,13 @@ fn is_about_the_same(one: &Post, other: &Post) -> bool {
 /// Has `post` say what `earlier` said and it does not.
 fn absorb(post: &mut Post, earlier: Post) {
     match (post, earlier) {
-        (Post::Told(news), Post::Told(earlier)) => news.answers += earlier.answers,
+        (Post::Told(news), Post::Told(earlier)) => {
+            news.answers += earlier.answers;
+            // The answer to the first who asks may have a later version than what is told of own connections alone.
+            if news.told.version < earlier.told.version {
+                news.told = earlier.told;
+            }
+        }
         (Post::RoomNews(news), Post::RoomNews(earlier)) if !earlier.events.is_empty() => {
             let events = if news.is_truncated { Vec::new() } else { net_events(&earlier.events, &news.events) };
             let RoomNews { room, version, count, is_truncated, .. } = &**news;
@@ -552,6 +558,20 @@ mod tests {
         assert_eq!(outbox.held_bytes(), 2 * POSTS_KEPT * size_of::<Option<Post>>());
         assert_eq!(outbox.take().unwrap().len(), 2 * POSTS_KEPT);
         assert_eq!((outbox.held_bytes(), outbox.posts.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn the_answer_to_the_first_who_asks_keeps_its_version() {
+        let hasher = NameHasher::default();
+        let mut outbox = Outbox::default();
+        outbox.hold();
+        for (version, answers) in [(5, 1), (2, 0)] {
+            let told = Told::new(user(1, &hasher), Version(version), PresenceStatus::Offline, None, None, None);
+            outbox.push(Post::Told(UserNews { told: Arc::new(told), own: None, answers }));
+        }
+        let posts = outbox.take().unwrap();
+        let [Post::Told(news)] = &posts[..] else { panic!("{posts:?}") };
+        assert_eq!((news.told.version, news.answers), (Version(5), 1));
     }
 
     #[test]
