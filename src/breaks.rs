@@ -27,6 +27,8 @@ pub enum Break {
     OfflineToldTwice,
     /// An invisible user who enters a room is counted.
     InvisibleCounted,
+    /// What only an invisible user's own connections see moves the version that others are told.
+    InvisibleMovesVersion,
     /// A full inbox loses what is told of users.
     FullInboxDrops,
     /// What waits for a full inbox is kept as it came.
@@ -39,7 +41,7 @@ pub enum Break {
 
 impl Break {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LostChange,
         Self::MissingGrace,
         Self::WrongPrecedence,
@@ -51,6 +53,7 @@ impl Break {
         Self::InactiveMissesChange,
         Self::OfflineToldTwice,
         Self::InvisibleCounted,
+        Self::InvisibleMovesVersion,
         Self::FullInboxDrops,
         Self::NothingFolded,
         Self::GraceForTheSilent,

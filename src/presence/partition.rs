@@ -814,6 +814,9 @@ impl Partition {
             self.change(at, user, was, is, after.status == Some(Status::Invisible));
         }
         let is_own_news = self.change_own(at, user, before, &after, metadata_changed);
+        if is_on(Break::InvisibleMovesVersion) && is_own_news {
+            self.users[user].version = self.clock.next(at.unix_ms);
+        }
         self.tell_rooms(user, was, is, is_news, posts);
         if is_news || is_own_news {
             self.tell_followers(user, is_news, posts);

@@ -9,6 +9,8 @@
 //! TRACE=4000 …           print more of what led there
 //! ```
 //!
+//! Another test plays two worlds from one seed, to see that nobody can tell who is invisible ([`twin`]).
+//!
 //! Seeds mean the same in all builds; another plan ([`plan`]) makes others of them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -20,6 +22,7 @@ mod link;
 mod model;
 mod observed;
 mod plan;
+mod twin;
 mod wire;
 mod world;
 
@@ -131,24 +134,70 @@ fn every_seed_keeps_every_invariant() {
     explore(seeds(0..USUAL.0), number("STEPS", USUAL.1));
 }
 
-/// Each deliberate fault is found within a thousand seeds, most by one of the first ten.
+/// How many seeds of two worlds are tried where nobody says otherwise.
+const USUAL_TWINS: u64 = if cfg!(feature = "deliberate-breaks") { 300 } else { 40 };
+
+#[test]
+fn nobody_can_tell_who_is_invisible() {
+    let began = Instant::now();
+    let (seeds, mut heard) = (seeds(0..USUAL_TWINS), 0);
+    let failures_max = number("FAILURES", 1);
+    let mut failed = Vec::new();
+    for seed in seeds.clone() {
+        let outcome = twin::run(seed);
+        heard += outcome.heard;
+        if let Some(difference) = outcome.difference {
+            println!("seed {seed}: {difference}");
+            failed.push(seed);
+            if failed.len() as u64 >= failures_max {
+                break;
+            }
+        }
+    }
+    let count = seeds.end - seeds.start;
+    println!("{count} seeds, {heard} pieces of what others were sent in {:.1} s", began.elapsed().as_secs_f64());
+    assert!(
+        failed.is_empty(),
+        "seeds {failed:?}; replay one: SEEDS={} cargo test --profile simulation --test simulation nobody_can_tell",
+        failed[0]
+    );
+}
+
+/// Each deliberate fault is found within a thousand seeds, most by one of the first ten; those that others may not see at
+/// all by two worlds that differ in nothing else.
 #[cfg(feature = "deliberate-breaks")]
 #[test]
 fn every_deliberate_break_is_found() {
     use rollcall::breaks::{Break, turn_on};
+    let find = |fault, run: &dyn Fn(u64) -> Option<String>| {
+        seeds(0..1_000).find_map(|seed| {
+            turn_on(Some(fault));
+            let found = run(seed);
+            turn_on(None);
+            found.map(|what| (seed, what))
+        })
+    };
     let mut missed = Vec::new();
     for fault in Break::ALL {
-        let found = seeds(0..1_000).find_map(|seed| {
-            turn_on(Some(fault));
-            let outcome = run(seed, number("STEPS", 2_000), false);
-            turn_on(None);
-            outcome.fault.map(|what| (seed, what))
-        });
+        let (is_hidden, is_wrong) = match fault {
+            Break::InvisibleCounted => (true, true),
+            // What others are told is true, and only when they are told it gives it away.
+            Break::InvisibleMovesVersion => (true, false),
+            _ => (false, true),
+        };
+        let in_world = is_wrong.then(|| find(fault, &|seed| run(seed, number("STEPS", 2_000), false).fault)).flatten();
+        let in_twin = is_hidden.then(|| find(fault, &|seed| twin::run(seed).difference)).flatten();
+        for (by, found) in [("the world", &in_world), ("its twin", &in_twin)] {
+            if let Some((seed, what)) = found {
+                let what: String = what.lines().next().unwrap_or_default().chars().take(240).collect();
+                println!("{fault:?}: by {by}, seed {seed}: {what}");
+            }
+        }
         // Whoever keeps everything tells nothing that is wrong: only what waits gives it away.
         let must_say = if fault == Break::NothingFolded { "full inbox" } else { "" };
-        match found.filter(|(_, what)| what.contains(must_say)) {
-            Some((seed, what)) => println!("{fault:?}: seed {seed}: {}", what.lines().next().unwrap_or_default()),
-            None => missed.push(fault),
+        let is_found_in_world = in_world.is_some_and(|(_, what)| what.contains(must_say));
+        if is_found_in_world != is_wrong || in_twin.is_some() != is_hidden {
+            missed.push(fault);
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
