@@ -91,7 +91,7 @@ pub struct WatchTable {
     released: Vec<ConnectionKey>,
     /// When which room's count may be told again, the earliest first.
     counts: BinaryHeap<Reverse<(u64, u32)>>,
-    /// For each partition, how many users and how many rooms are followed there.
+    /// For each partition, how many users and how many rooms are followed there, of which it has told how they are.
     follows: Vec<(u32, u32)>,
     /// For each partition, up to which version it has told all about users, and about rooms.
     watermarks: Vec<(Version, Version)>,
@@ -354,13 +354,15 @@ impl WatchTable {
         let Some(user) = self.find_user(news.told.user.hash, &news.told.user.id) else { return };
         let record = &mut self.users[user];
         record.asked = record.asked.saturating_sub(news.answers);
-        record.is_answered |= news.answers > 0;
+        if news.answers > 0 && !std::mem::replace(&mut record.is_answered, true) {
+            self.follows[record.user.hash.partition(self.terms.partitions)].0 += 1;
+        }
         let version = |own: &Option<Arc<Told>>| own.as_ref().map(|own| own.version);
         let own_before = version(&record.own);
         // What nobody asked for is told because something happened, though the user is now as before: while mail waits,
         // one that came, went and was forgotten folds to that. Whoever was told in between by another shard, and came
-        // here with an older cursor, must hear of it. News of own connections alone says nothing to others.
-        let is_unasked = news.answers == 0 && news.own.is_none();
+        // here with an older cursor, must hear of it. News of own connections alone has no newer version for others.
+        let is_unasked = news.answers == 0;
         let is_as_before = |known: &Arc<Told>| known.version < news.told.version && known.json() == news.told.json();
         let came_back = is_unasked && record.told.as_ref().is_some_and(is_as_before);
         record.own = news.own;
@@ -391,7 +393,9 @@ impl WatchTable {
         }
         let waiting = answers.and_then(|_| record.waiting.pop_front());
         let was_told = (record.can_be_told(Detail::Count), record.can_be_told(Detail::Full));
-        record.is_live = true;
+        if !std::mem::replace(&mut record.is_live, true) {
+            self.follows[record.room.hash().partition(self.terms.partitions)].1 += 1;
+        }
         record.version = version;
         let names_all = answers.is_none_or(|depth| depth == Depth::Full) && !is_truncated;
         let begins_anew = answers.is_none();
@@ -664,7 +668,6 @@ impl WatchTable {
         let record = &mut self.users[index];
         if !record.is_followed {
             record.is_followed = true;
-            self.follows[partition].0 += 1;
         } else if !own {
             return index;
         }
@@ -700,9 +703,6 @@ impl WatchTable {
         let is_known = record.depth.is_some_and(|followed| followed >= depth)
             && !(record.is_truncated && depth == Depth::Full)
             && (since.is_none() || depth == Depth::Count);
-        if record.depth.is_none() {
-            self.follows[partition].1 += 1;
-        }
         if is_known {
             return SnapshotRoom::new(index, None);
         }
@@ -792,7 +792,9 @@ impl WatchTable {
         let Some(record) = self.rooms.remove(room) else { return };
         self.rooms_by_hash.remove(record.room.hash().0, room);
         let partition = record.room.hash().partition(self.terms.partitions);
-        self.follows[partition].1 -= 1;
+        if record.is_live {
+            self.follows[partition].1 -= 1;
+        }
         posts.send(partition, Post::UnfollowRoom { shard: self.shard, room: record.room });
     }
 
@@ -801,8 +803,9 @@ impl WatchTable {
         let record = &mut self.users[user];
         let before = match &record.told {
             Some(known) if known.version >= told.version => return false,
-            // Nothing is known of the user but when that was forgotten.
-            Some(known) if known.json() == told.json() => {
+            // Nothing is known of the user but when that was forgotten. Who is there, as before but by a newer version,
+            // was another meanwhile, of which another shard may have told who watches here now.
+            Some(known) if told.is_offline() && known.json() == told.json() => {
                 record.told = Some(Arc::clone(told));
                 return false;
             }

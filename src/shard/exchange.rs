@@ -14,9 +14,10 @@ use crate::presence::watch::{WatchTable, WatchTerms};
 use crate::protocol::cursor::Version;
 use crate::rate::Rate;
 
-/// How long a shard that follows another's users or rooms goes without being told how far the other has come, in
-/// milliseconds.
-const SILENCE_MS: u64 = 500;
+/// How often a shard tells those that follow its users or rooms how far it has come, in milliseconds: whenever the
+/// wall clock shows a multiple of it, and what it says is that multiple. Mail that goes in between says no more, else
+/// cursors would tell whether anybody did anything whom nobody may see.
+const HORIZON_MS: u64 = 500;
 
 /// What is the same for the exchanges of all shards of a process.
 #[derive(Clone, Debug)]
@@ -99,8 +100,8 @@ pub struct Exchange {
     /// How many connections addresses have whose hash falls to this partition, where that is limited.
     addresses: Option<Addresses>,
     outboxes: Vec<Outbox>,
-    /// When each shard was last sent something, in milliseconds since the process began to serve.
-    sent_ms: Vec<u64>,
+    /// When each shard is to be told next how far this one has come, in milliseconds since the process began to serve.
+    telling_ms: Vec<u64>,
     posts: Posts,
     /// Connections whose session's fate has been told, and whether it was resumed.
     opened: VecDeque<(ConnectionKey, bool)>,
@@ -124,7 +125,7 @@ impl Exchange {
             watch: WatchTable::new(shard as u32, terms.watch),
             addresses: (address_connections_max > 0).then(|| Addresses::new(address_connections_max)),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
-            sent_ms: vec![0; shards],
+            telling_ms: vec![0; shards],
             posts: Posts::default(),
             opened: VecDeque::new(),
             replaced: VecDeque::new(),
@@ -164,8 +165,10 @@ impl Exchange {
     /// What is to be sent to `shard`, if anything; [`Exchange::flush`] comes before.
     pub fn take_mail(&mut self, at: Moment, shard: usize) -> Option<Mail> {
         let posts = self.outboxes[shard].take()?;
-        self.sent_ms[shard] = at.elapsed_ms;
-        let (users_until, rooms_until) = (self.partition.horizon(at), self.rooms_until(at));
+        self.telling_ms[shard] = at.elapsed_ms + HORIZON_MS - at.unix_ms % HORIZON_MS;
+        let users_until = rounded(self.partition.horizon(at), 0);
+        // How far the members' partitions have come is heard of a little later.
+        let rooms_until = rounded(self.rooms.horizon(at), HORIZON_MS).min(self.rooms_until(at));
         Some(Mail { from: self.shard as u32, users_until, rooms_until, posts })
     }
 
@@ -200,7 +203,7 @@ impl Exchange {
         self.watch.tick(at);
         self.route(at);
         for shard in 0..self.outboxes.len() {
-            if self.is_tied_to(shard) && self.sent_ms[shard] + SILENCE_MS <= at.elapsed_ms {
+            if self.is_tied_to(shard) && self.telling_ms[shard] <= at.elapsed_ms {
                 self.outboxes[shard].force();
             }
         }
@@ -213,9 +216,9 @@ impl Exchange {
             return Some(0);
         }
         let tied = (0..self.outboxes.len()).filter(|&shard| self.is_tied_to(shard));
-        let silence = tied.map(|shard| self.sent_ms[shard] + SILENCE_MS).min();
+        let telling = tied.map(|shard| self.telling_ms[shard]).min();
         let parts = [self.partition.deadline_ms(), self.rooms.deadline_ms(), self.watch.deadline_ms()];
-        parts.into_iter().chain([silence]).flatten().min()
+        parts.into_iter().chain([telling]).flatten().min()
     }
 
     /// A connection whose session's fate has been told since this was last asked, and whether it was resumed.
@@ -316,4 +319,10 @@ impl Exchange {
             Post::RoomNews(news) => self.watch.room_news(at, &news, posts),
         }
     }
+}
+
+/// The last version before the multiple of [`HORIZON_MS`] that `horizon` has passed, or one `earlier_ms` before.
+fn rounded(horizon: Version, earlier_ms: u64) -> Version {
+    let passed_ms = Version(horizon.0 + 1).unix_ms().saturating_sub(earlier_ms);
+    Version(Version::at_ms(passed_ms / HORIZON_MS * HORIZON_MS).0.saturating_sub(1))
 }

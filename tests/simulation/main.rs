@@ -163,8 +163,8 @@ fn nobody_can_tell_who_is_invisible() {
     );
 }
 
-/// Each deliberate fault is found within a thousand seeds, most by one of the first ten; those that others may not see at
-/// all by two worlds that differ in nothing else.
+/// Each deliberate fault is found within a thousand seeds, most by one of the first ten; those that others may not see
+/// at all by two worlds that differ in nothing else.
 #[cfg(feature = "deliberate-breaks")]
 #[test]
 fn every_deliberate_break_is_found() {

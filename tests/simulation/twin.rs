@@ -1,9 +1,10 @@
-//! Two worlds from one seed that differ in nothing but what an invisible user does: nobody else can tell which is which.
+//! Two worlds from one seed that differ in nothing but what an invisible user does: nobody else can tell which is
+//! which.
 //!
 //! In one world the hidden user is invisible and acts: it connects, changes its metadata, comes into rooms and leaves
 //! them, resumes, is lost. In its twin the user is not there at all, or went invisible at the same moment and does
-//! nothing more, or said DISCONNECT at that moment. Whatever any other connection is sent, and when, must be the same to
-//! the byte. Session ids alone are masked: each is random by itself.
+//! nothing more, or said DISCONNECT at that moment. Whatever any other connection is sent, and when, must be the same
+//! to the byte. Session ids alone are masked: each is random by itself.
 //!
 //! Nothing goes wrong here and nothing is drawn while the worlds live: what all do is a script, time passes in even
 //! ticks, and mail takes one of them. So what differs comes from the server.
@@ -279,8 +280,7 @@ impl Script {
         Self { config, hasher, shards, twin, devices, ticks }
     }
 
-    /// On every shard somebody speaks to every other in every tick, so that how far shards have heard of each other does
-    /// not show who else does.
+    /// Somebody is on every shard for each partition, and perhaps one of them watches everybody.
     fn add_background(
         author: &mut Author,
         devices: &mut Vec<Device>,
@@ -296,9 +296,7 @@ impl Script {
             devices.push(Device { user, shard });
             let step = |what| Step { device, what, place: Where::Both };
             ticks[1].push(step(What::Connect("&status=online".to_owned(), false)));
-            if shard != to {
-                ticks[2..].iter_mut().for_each(|steps| steps.push(step(update(Status::Online, None))));
-            } else if author.is_followed {
+            if shard == to && author.is_followed {
                 let names = |names: &[String]| {
                     names.iter().fold(String::new(), |mut list, name| {
                         let separator = if list.is_empty() { "" } else { "," };

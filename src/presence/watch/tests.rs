@@ -178,10 +178,11 @@ fn who_is_as_before_is_told_anew_where_it_was_another_meanwhile() {
     world.user_told(never_seen(&world, 1), None, 1);
     assert!(world.deliver().contains(r#""users":[{"userId":"bob","status":"offline"}]"#));
 
-    // That others were forgotten moves the version of whom nothing is known, and so does what bob's own may see.
+    // That others were forgotten moves the version of whom nothing is known for those who ask; what bob's own may see
+    // moves none.
     world.user_told(never_seen(&world, 2), None, 1);
     let own = world.told("bob", 3, PresenceStatus::Invisible);
-    world.user_told(never_seen(&world, 4), Some(own), 0);
+    world.user_told(never_seen(&world, 2), Some(own), 0);
     world.pass(50);
     assert_eq!(world.deliver(), "");
 
@@ -209,6 +210,23 @@ fn who_left_and_came_back_while_an_inbox_was_full_is_told_to_who_saw_it_leave_el
     world.room_told("lobby", Some(Depth::Full), &[]);
     let state = world.deliver();
     assert!(state.contains(r#""members":[{"userId":"bob""#), "{state}");
+}
+
+#[test]
+fn a_member_who_is_as_before_is_told_anew_where_it_was_another_meanwhile() {
+    let mut world = World::new();
+    let online = |world: &World, version| {
+        Arc::new(Told::new(world.user("bob"), Version(version), PresenceStatus::Online, None, Some(2), None))
+    };
+    world.watch(&[], "lobby", Detail::Full);
+    let bob = online(&world, 2);
+    world.room_told("lobby", Some(Depth::Full), &[bob]);
+    assert!(world.deliver().contains("bob"));
+    // What he was in between was folded away.
+    let bob = online(&world, 4);
+    world.happened("lobby", 1, vec![RoomEvent::Changed(bob)]);
+    world.pass(50);
+    assert!(world.deliver().contains(r#""users":[{"userId":"bob","status":"online""#));
 }
 
 #[test]
