@@ -46,7 +46,10 @@ pub fn check(client: &mut Client, user: usize, told: &Presence, is_change: bool,
             Some(at) => format!("user {user} goes back to {told:?}, number {at}, from {known:?}, number {floor}"),
         });
     };
-    view.known[user] = Some(found as u32);
-    view.floor[user] = found as u32;
+    // The same content may have been there before, and what a connection is told first says no more than that its shard
+    // has come as far as the earliest such moment.
+    let certain = if is_known_here { found } else { search(0).unwrap_or(found) };
+    view.known[user] = Some(certain as u32);
+    view.floor[user] = found.max(floor) as u32;
     Ok(())
 }
