@@ -317,6 +317,10 @@ connection = {
     "health_and_more": plain("/health") + plain("/metrics"),
     "refused": plain("/nowhere"),
     "frames_before_the_request": HEARTBEAT + UPGRADE,
+    "proxy_header_unasked": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 3000\r\n" + UPGRADE,
+    "binary_proxy_header_unasked": b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0" + UPGRADE,
+    "almost_a_binary_proxy_header": b"\r\n\r\n\0\r\nQUIT\r" + UPGRADE,
+    "empty_lines_first": b"\r\n\r\n" + UPGRADE,
     "twenty_bad_messages": UPGRADE + text("[]") * 20,
     "nineteen_bad_one_good": UPGRADE + text("[]") * 19 + HEARTBEAT + text("[]") * 19 + HEARTBEAT,
     "hundred_heartbeats": UPGRADE + HEARTBEAT * 100,
@@ -663,7 +667,7 @@ write("handshake", handshake)
 write("frames", frames, lead=bytes([5]))
 write("messages", messages)
 write("proxy", proxy)
-write("connection", connection, lead=bytes([7]))
+write("connection", connection, lead=bytes([0x87]))
 write("tls", tls)
 write("presence", presence)
 write("tokens", tokens)

@@ -20,6 +20,9 @@ const TEXT_SIGNATURE: &[u8] = b"PROXY ";
 /// What a header of version 2 begins with (§2.2).
 const BINARY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
+/// From how many bytes on [`is_announced_by`] always knows.
+pub const SIGNATURE_BYTES_MAX: usize = BINARY_SIGNATURE.len();
+
 /// The bytes of version 2 before its addresses.
 const BINARY_HEAD_BYTES: usize = 16;
 
@@ -57,9 +60,13 @@ pub fn read(bytes: &[u8]) -> Result<Option<Header>, InvalidHeader> {
     Ok(Some(Header { bytes: end, client }))
 }
 
-/// Whether `bytes` begin as a header does, and as no request can.
-pub fn is_announced_by(bytes: &[u8]) -> bool {
-    bytes.starts_with(TEXT_SIGNATURE) || bytes.starts_with(BINARY_SIGNATURE)
+/// Whether `bytes` begin as a header does, and as no request can; `None` while they may come to.
+pub fn is_announced_by(bytes: &[u8]) -> Option<bool> {
+    let signatures = [TEXT_SIGNATURE, BINARY_SIGNATURE];
+    match signatures.iter().find(|signature| begins_like(bytes, signature)) {
+        Some(signature) if bytes.len() < signature.len() => None,
+        begun => Some(begun.is_some()),
+    }
 }
 
 fn begins_like(bytes: &[u8], signature: &[u8]) -> bool {
@@ -129,7 +136,7 @@ pub fn fuzz(data: &[u8]) {
     let pieces = (0..=data.len()).map(|have| read(&data[..have])).find(|read| *read != Ok(None));
     assert_eq!(whole, pieces.unwrap_or(Ok(None)));
     let Ok(Some(header)) = whole else { return };
-    assert!(header.bytes <= HEADER_BYTES_MAX.min(data.len()) && is_announced_by(data));
+    assert!(header.bytes <= HEADER_BYTES_MAX.min(data.len()) && is_announced_by(data) == Some(true));
     let Some(client) = header.client else { return };
     let written = ProxyHeader::with_address(ProxiedAddress::stream((client, 1).into(), (client, 2).into()));
     for encode in [ProxyHeader::encode_to_slice_v1, ProxyHeader::encode_to_slice_v2] {

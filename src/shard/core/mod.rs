@@ -839,7 +839,16 @@ impl<A: Application, S> Core<A, S> {
             kept.extend_from_slice(bytes);
         }
         let so_far = if searched > 0 { &kept } else { &*bytes };
-        let end = match handshake::head_end(so_far, searched, self.limits.request_bytes_max) {
+        let end = match proxy::is_announced_by(so_far) {
+            Some(true) => Err(Refusal::ProxyHeaderUnasked),
+            // The signature of version 2 begins with what ends a head: none is looked for until it is ruled out.
+            None => Ok(None),
+            Some(false) => {
+                let searched = if searched < proxy::SIGNATURE_BYTES_MAX { 0 } else { searched };
+                handshake::head_end(so_far, searched, self.limits.request_bytes_max)
+            }
+        };
+        let end = match end {
             Ok(Some(end)) => end,
             Ok(None) => {
                 record.extra.get_or_insert_default().head = if searched > 0 { kept } else { bytes.to_vec() };
@@ -848,7 +857,6 @@ impl<A: Application, S> Core<A, S> {
             Err(refusal) => return self.refuse(now, connection, &refusal.into()),
         };
         let all = if searched > 0 { &mut kept[..] } else { bytes };
-        let is_proxy_header = proxy::is_announced_by(all);
         let (head, rest) = all.split_at_mut(end);
         let head = &*head;
         match (handshake::parse(head), peer.refusal) {
@@ -868,7 +876,6 @@ impl<A: Application, S> Core<A, S> {
                 self.metrics.http_requests_total.increment();
                 self.effects.push_back(Effect::Plain { connection, request });
             }
-            (Err(_), _) if is_proxy_header => self.refuse(now, connection, &Refusal::ProxyHeaderUnasked.into()),
             (Err(refused), _) => self.refuse(now, connection, &refused),
         }
     }

@@ -6,13 +6,13 @@
 
 mod truth;
 mod view;
-mod wire;
 
 use std::collections::VecDeque;
 
 use self::truth::{STATUSES, Truth};
 use self::view::View;
 use super::shards::{Shards, Way};
+use super::wire;
 use crate::config::Config;
 use crate::presence::change::NameHasher;
 use crate::shard::core::Input;

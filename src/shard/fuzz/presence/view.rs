@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::super::wire::{self, Json, Object};
 use super::truth::Truth;
-use super::wire::{self, Json, Object};
 use super::{METADATA_NONE, ROOMS, USERS, room_named, user_named};
 
 const PRESENCE: &[&str] = &["userId", "status", "metadata", "since", "lastSeen"];
@@ -208,8 +208,9 @@ impl View {
             match first {
                 wire::TEXT => self.hear_message(Json::read(&mut payload).object(MESSAGE)),
                 wire::CLOSE => self.is_closed = true,
-                // A Ping, which is no message and may come before CONNECT, after a stop of the process.
-                _ => {}
+                // No message, and may come before CONNECT, after a stop of the process.
+                wire::PING => {}
+                other => panic!("a frame begins with {other:#x}, and nobody was sent a Ping"),
             }
         }
     }

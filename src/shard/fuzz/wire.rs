@@ -15,6 +15,8 @@ pub const BINARY: u8 = 0x82;
 pub const CLOSE: u8 = 0x88;
 /// The first byte of a Ping.
 pub const PING: u8 = 0x89;
+/// The first byte of a Pong.
+pub const PONG: u8 = 0x8a;
 
 /// A request to upgrade with `query`.
 pub fn upgrade(query: &str) -> String {
@@ -44,7 +46,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 pub fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let &[first, second, ..] = &bytes[..] else { return None };
     assert!(second & 0x80 == 0, "a frame from the server is not masked");
-    assert!(matches!(first, TEXT | CLOSE | PING), "a frame from the server begins with {first:#x}");
+    assert!(matches!(first, TEXT | CLOSE | PING | PONG), "a frame from the server begins with {first:#x}");
     let (start, length) = match second {
         126 => (4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),
         127 => unreachable!("a message is smaller than 64 KiB"),
