@@ -313,6 +313,7 @@ connection = {
     "gone_after_the_upgrade": UPGRADE,
     "half_a_request": UPGRADE[:40],
     "no_user_id": request("/") + HEARTBEAT,
+    "no_user_id_then_close": request("/") + HEARTBEAT + close(),
     "health": plain("/health"),
     "health_and_more": plain("/health") + plain("/metrics"),
     "refused": plain("/nowhere"),

@@ -1075,8 +1075,14 @@ impl<A: Application, S> Core<A, S> {
         if let Some(assembly) = kept {
             record.extra.get_or_insert_default().assembly = Some(assembly);
         }
-        if finished {
-            self.remove(connection);
+        if !finished {
+            return;
+        }
+        let is_told = self.out.is_empty() && self.pending_bytes(connection) == 0;
+        match &mut self.connections[connection.index].phase {
+            // Why it is closed waits to be written; its socket then goes with the peer's or in time.
+            Phase::Closing { awaits_close, .. } if !is_told => *awaits_close = false,
+            _ => self.remove(connection),
         }
     }
 

@@ -440,6 +440,26 @@ fn an_invalid_query_is_upgraded_and_closed_and_never_counts() {
 }
 
 #[test]
+fn whoever_closes_before_it_could_read_why_it_is_closed_is_told_all_the_same() {
+    let mut world = World::new(&Config::default());
+    let early = world.driver.connect(None);
+    let bytes = [upgrade("userId=").as_bytes(), &frame(0x88, &[3, 232])].concat();
+    world.driver.send(early, &bytes);
+    let received = std::mem::take(&mut world.driver.peers[early].received);
+    let end = handshake::head_end(&received, 0, 8192).unwrap().unwrap();
+    assert!(matches!(&parse(&received[end..])[..], [Heard::Close(1002, _)]));
+    let slow = world.client("userId=ana");
+    world.driver.peers[slow].room = 0;
+    world.driver.send(slow, &frame(0x82, b"binary"));
+    world.driver.send(slow, &frame(0x88, &[3, 232]));
+    assert!(!world.driver.peers[slow].closed);
+    world.driver.make_room(slow, usize::MAX);
+    world.assert_closed(slow, 1003);
+    world.driver.end(early);
+    world.assert_nothing_left();
+}
+
+#[test]
 fn what_is_late_for_one_connection_never_reaches_the_next_in_its_slot() {
     let mut world = World::new(&Config::default());
     let ana = world.client("userId=ana");
