@@ -51,8 +51,8 @@ fn check_user(client: &Client, model: &Model, user: usize) -> Result<(), String>
     let Some(known) = client.view.known[user] else { return Err(format!("user {user} was never told")) };
     let is_same = |presence: &Presence| *presence == history[known as usize];
     let truth = history.last().copied().unwrap_or(NEVER_SEEN);
-    // Who was forgotten is as one who was never seen, for those who ask from then on. Who was told before, however often
-    // the user came and was forgotten meanwhile, is told nothing by an answer that there is nothing new to know.
+    // Who was forgotten is as one who was never seen, for those who ask from then on. Who was told before, however
+    // often the user came and was forgotten meanwhile, is told nothing by an answer that there is nothing new to know.
     let is_forgotten = truth == NEVER_SEEN && history.len() > 1;
     if is_same(&truth) || is_forgotten && history[known as usize].status == Seen::Offline {
         return Ok(());
