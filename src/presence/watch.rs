@@ -562,7 +562,7 @@ impl WatchTable {
                 self.watchers[watcher].snapshots.insert(position, snapshot);
                 return Said::Nothing;
             }
-            if snapshot.cursor.is_none() && !self.knows_who_left(&snapshot) {
+            if snapshot.cursor.is_none() && !self.knows_who_left(watcher, &snapshot) {
                 snapshot.since = None;
             }
             snapshot.cursor = snapshot.cursor.or_else(|| Some(self.cursor_of_state(at, watcher, &snapshot)));
@@ -1095,9 +1095,13 @@ impl WatchTable {
         })
     }
 
-    /// Whether it is known who left the rooms of a state since their partitions answered.
-    fn knows_who_left(&self, snapshot: &Snapshot) -> bool {
-        let is_known = |asked: &SnapshotRoom| self.rooms[asked.room].since(asked.happened).is_some();
+    /// Whether it is known who left the rooms of a state since their partitions answered, where that is told.
+    fn knows_who_left(&self, watcher: u32, snapshot: &Snapshot) -> bool {
+        let is_known = |asked: &SnapshotRoom| {
+            let edge = self.watchers[watcher].room_edge(asked.room);
+            let is_named = edge.is_some_and(|edge| edge.detail == Detail::Full);
+            !is_named || self.rooms[asked.room].since(asked.happened).is_some()
+        };
         snapshot.since.is_none() || snapshot.rooms.iter().all(is_known)
     }
 

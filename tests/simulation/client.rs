@@ -304,7 +304,7 @@ impl Client {
                     _ => false,
                 })?;
             }
-            "PRESENCE_STATE" => self.hear_state(message, length, model, names)?,
+            "PRESENCE_STATE" => self.hear_state(message, model, names)?,
             "PRESENCE_CHANGE" => {
                 let payload = payload.ok_or("no payload")?;
                 self.changes += 1;
@@ -330,7 +330,7 @@ impl Client {
         }
     }
 
-    fn hear_state(&mut self, message: &Message<'_>, length: usize, model: &Model, names: &Names) -> Result<(), String> {
+    fn hear_state(&mut self, message: &Message<'_>, model: &Model, names: &Names) -> Result<(), String> {
         let payload = message.payload.as_ref().ok_or("no payload")?;
         let complete = payload.complete.ok_or("no `complete`")?;
         let mut progress = match self.progress.take() {
@@ -372,11 +372,11 @@ impl Client {
             record.members = record.members & !left | members;
             record.count = room.count;
             record.truncated = room.truncated.unwrap_or(false);
-            if payload.cursor.is_some() && length < 32 * 1024 && self.is_named(index, message.id) {
-                view::names_as_many_as_it_counts(&self.view.room[index])?;
-            }
         }
         if let Some(cursor) = payload.cursor {
+            for room in view::bits(progress.mentioned).filter(|&room| self.is_named(room, message.id)) {
+                view::names_as_many_as_it_counts(&self.view.room[room])?;
+            }
             self.view.cursor = Some(cursor.to_owned());
             if let Some(watch) = watch {
                 self.view.held_users |= watch.users;

@@ -95,7 +95,11 @@ impl WatchTable {
     fn write_state_rooms(&mut self, watcher: u32, snapshot: &mut Snapshot, message: &mut Message<'_>) {
         while let Some(asked) = snapshot.rooms.get_mut(snapshot.rooms_written) {
             let record = &self.rooms[asked.room];
-            for (told, _) in asked.names.iter_mut().filter(|_| asked.rest.is_none()) {
+            let begins = asked.rest.is_none();
+            if begins && !message.has_room_for(record) {
+                return;
+            }
+            for (told, _) in asked.names.iter_mut().filter(|_| begins) {
                 // The answer may be older than what has been told since.
                 let newest =
                     self.find_user(told.user.hash, &told.user.id).and_then(|user| self.users[user].told.as_ref());
@@ -103,9 +107,7 @@ impl WatchTable {
                     *told = Arc::clone(newest);
                 }
             }
-            if asked.rest.is_none()
-                && let Some(backlog) = &mut self.watchers[watcher].backlog
-            {
+            if begins && let Some(backlog) = &mut self.watchers[watcher].backlog {
                 backlog.forget_room(asked.room);
             }
             let Some(edge) = self.watchers[watcher].rooms.iter_mut().find(|edge| edge.room == asked.room) else {
@@ -113,41 +115,34 @@ impl WatchTable {
                 continue;
             };
             let since = snapshot.since;
-            let begins = asked.rest.is_none();
+            let is_named = edge.detail == Detail::Full;
             if record.is_ahead_for(edge) {
                 snapshot.cursor = Some(Version::default());
             }
             let rest = asked.rest.get_or_insert_with(|| {
                 edge.catch_up(record);
-                let mut left = std::mem::take(&mut asked.left);
-                if since.is_none() {
-                    left.clear();
-                } else {
-                    for entry in record.since(asked.happened).into_iter().flatten() {
-                        if let LogEntry::Left(told) = entry
-                            && left.iter().all(|gone| gone.user.id != told.user.id)
-                            && !is_on(Break::StaleSnapshot)
-                        {
-                            left.push(Arc::clone(told));
-                        }
-                    }
+                RoomRest {
+                    count: record.count_for(edge),
+                    is_truncated: record.is_truncated && is_named,
+                    members: members_to_tell(record, edge, since, &asked.names),
+                    left: left_to_tell(record, edge, since, asked.happened, std::mem::take(&mut asked.left)),
                 }
-                // Who is back is a member.
-                let left = left.into_iter().filter(|told| !record.has_member(&told.user.id)).collect();
-                RoomRest { members: members_to_tell(record, edge, since, &asked.names), left }
             });
-            let is_named = edge.detail == Detail::Full;
-            let is_truncated = record.is_truncated && is_named;
+            if !is_named {
+                // Since its first part was told the room has been watched anew, for its count alone.
+                rest.members.clear();
+                rest.left.clear();
+            }
             // A count is told a while after it was true, so a cursor does not say which one is known.
-            let is_worth_telling = since.is_none()
-                || !rest.members.is_empty()
-                || !rest.left.is_empty()
-                || record.version > since.unwrap_or_default()
-                || !record.names_members_to(edge);
-            if is_worth_telling || !begins {
+            let is_worth_telling = !rest.is_empty()
+                || begins
+                    && (since.is_none()
+                        || record.version > since.unwrap_or_default()
+                        || !record.names_members_to(edge));
+            if is_worth_telling {
                 let named = (is_named && (since.is_none() || !rest.members.is_empty())).then_some("members");
                 let list = (named, &mut rest.members);
-                if !message.add_room(record, record.count_for(edge), list, &mut rest.left, is_truncated) {
+                if !message.add_room(record, rest.count, list, &mut rest.left, rest.is_truncated) {
                     return;
                 }
             }
@@ -400,6 +395,29 @@ fn members_to_tell(
     members.map(|(member, _)| Arc::clone(&member.0)).collect()
 }
 
+/// Who is to be told to have left a room: of those who `left` before its partition answered, and those who did since,
+/// whoever is not back.
+fn left_to_tell(
+    room: &FollowedRoom,
+    edge: &RoomEdge,
+    since: Option<Version>,
+    happened: u64,
+    mut left: Vec<Arc<Told>>,
+) -> VecDeque<Arc<Told>> {
+    if since.is_none() || edge.detail == Detail::Count {
+        return VecDeque::new();
+    }
+    for entry in room.since(happened).into_iter().flatten() {
+        if let LogEntry::Left(told) = entry
+            && left.iter().all(|gone| gone.user.id != told.user.id)
+            && !is_on(Break::StaleSnapshot)
+        {
+            left.push(Arc::clone(told));
+        }
+    }
+    left.into_iter().filter(|told| !room.has_member(&told.user.id)).collect()
+}
+
 /// What happened in a room, taken together.
 struct Net<'a> {
     joined: Vec<&'a Arc<Told>>,
@@ -489,8 +507,7 @@ impl<'a> Message<'a> {
         is_truncated: bool,
     ) -> bool {
         let (name, presences) = list;
-        // Escapes make six bytes of one at most.
-        if !self.has_room(room.room.name().as_str().len() * 6 + 128) {
+        if !self.has_room_for(room) {
             return false;
         }
         self.separate();
@@ -546,6 +563,12 @@ impl<'a> Message<'a> {
             None => {}
         }
         write_text(self.out, "}}");
+    }
+
+    /// Whether a room can be begun.
+    fn has_room_for(&self, room: &FollowedRoom) -> bool {
+        // Escapes make six bytes of one at most.
+        self.has_room(room.room.name().as_str().len() * 6 + 128)
     }
 
     fn has_room(&self, bytes: usize) -> bool {

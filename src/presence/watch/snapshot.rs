@@ -44,11 +44,21 @@ pub struct SnapshotRoom {
     pub rest: Option<RoomRest>,
 }
 
-/// What is still to be written of a room.
+/// What is still to be written of a room, as it was when its first part was: what happens meanwhile is a change, told
+/// when the state has been.
 #[derive(Debug)]
 pub struct RoomRest {
+    pub count: usize,
+    pub is_truncated: bool,
     pub members: VecDeque<Arc<Told>>,
     pub left: VecDeque<Arc<Told>>,
+}
+
+impl RoomRest {
+    /// Whether nobody is to be named any more.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.left.is_empty()
+    }
 }
 
 impl Snapshot {

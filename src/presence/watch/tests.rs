@@ -250,3 +250,62 @@ fn what_a_users_own_connection_asks_holds_up_nobody_else() {
     world.user_told(world.told("bob", 1, PresenceStatus::Offline), Some(invisible), 1);
     assert!(world.deliver().contains(r#""status":"invisible""#));
 }
+
+/// More members than one message has room for.
+fn crowd(world: &World) -> Vec<Arc<Told>> {
+    (0..600).map(|member| world.told(&format!("{member:0>120}"), 2, PresenceStatus::Online)).collect()
+}
+
+#[test]
+fn a_room_whose_state_is_told_in_part_and_then_watched_for_its_count_alone_ends_there() {
+    let mut world = World::new();
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &crowd(&world));
+    let first = world.deliver();
+    assert!(first.contains(r#""members":"#) && !first.contains(r#""cursor""#));
+    world.watch(&[], "lobby", Detail::Count);
+    let rest = world.deliver();
+    assert!(rest.contains(r#""rooms":[],"cursor""#), "{rest}");
+    let counted = world.deliver();
+    assert!(counted.contains(r#""rooms":[{"room":"lobby","count":600}],"cursor""#), "{counted}");
+    assert_eq!(world.deliver(), "");
+}
+
+#[test]
+fn a_state_in_several_messages_counts_whom_it_names_whoever_leaves_meanwhile() {
+    let mut world = World::new();
+    let members = crowd(&world);
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &members);
+    let named = |state: &str| state.matches(r#""userId""#).count();
+    let mut state = world.deliver();
+    assert!((1..600).contains(&named(&state)));
+    world.happened("lobby", 599, vec![RoomEvent::Left(Arc::clone(&members[0]))]);
+    while !state.contains(r#""cursor""#) {
+        let piece = world.deliver();
+        assert!(piece.contains(r#""count":600"#), "{piece}");
+        state.push_str(&piece);
+    }
+    assert_eq!(named(&state), 600);
+    world.pass(50);
+    let change = world.deliver();
+    assert!(change.contains(r#""count":599,"left":["000"#), "{change}");
+}
+
+#[test]
+fn who_comes_back_for_a_count_is_not_told_everything_where_another_is_told_the_names() {
+    let mut world = World::new();
+    let watcher = world.watcher;
+    world.watch(&[], "lobby", Detail::Full);
+    let bob = world.told("bob", 2, PresenceStatus::Online);
+    world.room_told("lobby", Some(Depth::Full), std::slice::from_ref(&bob));
+    world.deliver();
+    world.happened("lobby", 0, vec![RoomEvent::Left(bob)]);
+
+    world.watcher = watcher;
+    let room = WatchedRoom { room: RoomName::parse("lobby").unwrap(), detail: Detail::Count };
+    let since = Some(Since::Readable(Cursor { process: 7, version: Version::at_ms(world.at.unix_ms) }));
+    world.ask(&Watch { users: Vec::new(), rooms: vec![room], since });
+    let state = world.deliver();
+    assert!(state.contains(r#""complete":false"#) && !state.contains("bob"), "{state}");
+}
