@@ -45,6 +45,9 @@ use crate::slab::{NONE, Slab};
 /// States that one watcher may have asked for and not been told; beyond, nothing more is read from it.
 const SNAPSHOTS_MAX: usize = 8;
 
+/// Where the lists of a message end at the latest: below 64 KiB with what follows them.
+pub const LISTS_END: usize = 64 * 1024 - 256;
+
 /// What is the same for all shards of a process.
 #[derive(Clone, Debug)]
 pub struct WatchTerms {
@@ -64,6 +67,9 @@ pub struct WatchTerms {
     pub process: u32,
     /// A version that this process made no earlier one than.
     pub began: Version,
+    /// The bytes of a message's payload that its lists and what comes before them may fill: [`LISTS_END`], but in
+    /// tests of what comes in several messages.
+    pub lists_end: usize,
 }
 
 /// A watcher that may have gone: its slot, and which of the slot's owners it was.
@@ -329,6 +335,9 @@ impl WatchTable {
         if is_active && !is_on(Break::InactiveMissesChange) {
             self.make_ready(watcher);
         }
+        if !is_active && let Some(backlog) = self.watchers[watcher].backlog.take() {
+            self.put_back(watcher, *backlog);
+        }
     }
 
     /// A connection ended: it watches nothing any more.
@@ -551,8 +560,7 @@ impl WatchTable {
             return Said::Nothing;
         }
         // What a message that was too long left over is older than any state.
-        let record = &self.watchers[watcher];
-        if record.is_active && record.backlog.is_some() {
+        if self.watchers[watcher].backlog.is_some() {
             return self.deliver_change(at, watcher, timestamp, out);
         }
         if let Some(position) = self.next_state(watcher)
@@ -573,13 +581,12 @@ impl WatchTable {
                 if std::mem::take(&mut record.is_held) {
                     self.released.push(record.connection);
                 }
-                self.drop_told(watcher);
             } else {
                 record.snapshots.insert(position, snapshot);
             }
-            if self.has_news(watcher) || !self.watchers[watcher].snapshots.is_empty() {
-                self.make_ready(watcher);
-            }
+            // Not only at its end, or who changes until then would be told twice.
+            self.drop_told(watcher);
+            self.make_ready_for_more(watcher);
             return Said::State;
         }
         if !self.watchers[watcher].is_active {
@@ -688,7 +695,14 @@ impl WatchTable {
         let partition = room.hash().partition(self.terms.partitions);
         let index = self.followed_room(&room);
         match self.watchers[watcher].rooms.iter_mut().find(|edge| edge.room == index) {
-            Some(edge) => edge.detail = detail,
+            Some(edge) if edge.detail == detail => {}
+            Some(edge) => {
+                edge.detail = detail;
+                // What is left of a change is told by the state.
+                if let Some(backlog) = &mut self.watchers[watcher].backlog {
+                    backlog.forget_room(index);
+                }
+            }
             None => {
                 let slot = self.rooms[index].watch(watcher);
                 self.watchers[watcher].rooms.push(RoomEdge::new(index, slot, detail));
@@ -1064,18 +1078,20 @@ impl WatchTable {
         let is_told = |room: u32| snapshot.rooms.iter().any(|told| told.room == room);
         let is_owed = |edge: &RoomEdge| !is_told(edge.room) && self.rooms[edge.room].has_news_for(edge);
         let owes_state = record.snapshots.iter().any(Snapshot::is_unasked);
-        if owes_users || owes_state || record.backlog.is_some() || record.rooms.iter().any(is_owed) {
+        if owes_users || owes_state || record.rooms.iter().any(is_owed) {
             record.told_until
         } else {
             self.cursor_for(at, watcher)
         }
     }
 
-    /// Which of its states a watcher is told next: of those that it did not ask for none while it is inactive.
+    /// Which of its states a watcher is told next: what has begun goes on, and of those that it did not ask for none
+    /// begins while it is inactive.
     fn next_state(&self, watcher: u32) -> Option<usize> {
         let record = &self.watchers[watcher];
-        let may_be_told = |state: &Snapshot| record.is_active || !state.is_unasked() || state.cursor.is_some();
-        record.snapshots.iter().position(may_be_told)
+        let has_begun = |state: &Snapshot| state.cursor.is_some();
+        let may_begin = |state: &Snapshot| record.is_active || !state.is_unasked();
+        record.snapshots.iter().position(has_begun).or_else(|| record.snapshots.iter().position(may_begin))
     }
 
     fn is_ready(&self, watcher: u32, snapshot: &mut Snapshot) -> bool {
@@ -1105,16 +1121,6 @@ impl WatchTable {
         snapshot.since.is_none() || snapshot.rooms.iter().all(is_known)
     }
 
-    /// What a watcher sees of a user at least as new as `told`; none of a member that is about to leave.
-    fn freshest(&self, watcher: u32, told: &Arc<Told>) -> Option<Arc<Told>> {
-        let Some(user) = self.find_user(told.user.hash, &told.user.id) else { return Some(Arc::clone(told)) };
-        let record = &self.users[user];
-        let edge = self.watchers[watcher].edge(user);
-        let seen = edge.map_or(record.told.as_ref(), |edge| record.seen_at(edge.slot));
-        let newest = seen.filter(|seen| seen.version > told.version).unwrap_or(told);
-        (edge.is_some() || !newest.is_offline()).then(|| Arc::clone(newest))
-    }
-
     /// Has a watcher told if the state that it waits for can be made.
     fn wake_if_ready(&mut self, watcher: u32) {
         let Some(mut snapshot) = self.watchers[watcher].snapshots.pop_front() else { return };
@@ -1129,6 +1135,13 @@ impl WatchTable {
         let id = self.id_of(watcher);
         if !std::mem::replace(&mut self.watchers[watcher].is_ready, true) {
             self.ready.push_back(id);
+        }
+    }
+
+    /// Has a watcher that was told something told the rest.
+    fn make_ready_for_more(&mut self, watcher: u32) {
+        if self.has_news(watcher) || !self.watchers[watcher].snapshots.is_empty() {
+            self.make_ready(watcher);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::presence::address::Addresses;
 use crate::presence::change::{ConnectionKey, Moment, Post, Posts, RoomRef, Surplus};
 use crate::presence::partition::{Partition, PartitionTerms};
 use crate::presence::room::{RoomTerms, Rooms};
-use crate::presence::watch::{WatchTable, WatchTerms};
+use crate::presence::watch::{LISTS_END, WatchTable, WatchTerms};
 use crate::protocol::cursor::Version;
 use crate::rate::Rate;
 
@@ -60,8 +60,16 @@ impl ExchangeTerms {
                 rooms_max: config.rooms_max,
                 process,
                 began: Version::at_ms(began_unix_ms),
+                lists_end: LISTS_END,
             },
         }
+    }
+
+    /// The same, but presence comes in messages of hardly more than `bytes`, which must hold what is told of one user,
+    /// and what begins a room.
+    pub(super) fn with_messages_of(mut self, bytes: usize) -> Self {
+        self.watch.lists_end = bytes.min(LISTS_END);
+        self
     }
 
     /// Users that one connection may watch.

@@ -87,6 +87,14 @@ impl Terms {
         }
     }
 
+    /// The same, but presence comes in messages of hardly more than `bytes`, which must hold what is told of one user,
+    /// and what begins a room: so that little makes tests of what comes in several messages.
+    #[must_use]
+    pub fn with_messages_of(mut self, bytes: usize) -> Self {
+        self.exchange = self.exchange.with_messages_of(bytes);
+        self
+    }
+
     /// How long a connection may be without a message, in milliseconds: what it asked for, within the bounds, or
     /// else the operator's own value.
     fn silence_ms(&self, asked_ms: Option<i64>) -> u32 {

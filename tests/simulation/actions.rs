@@ -3,6 +3,7 @@
 use rollcall::protocol::status::Status;
 
 use super::client::{Awaited, Said, Stage, Watch};
+use super::invariants::ghosts;
 use super::invariants::view::bits;
 use super::link::{Cut, Wish};
 use super::model::{Metadata, Predecessor};
@@ -461,8 +462,12 @@ impl World {
         wire::write_frame(&mut bytes, first, payload, mask);
         let is_message = first & 0x0f <= 1;
         let now_ms = self.now_ms();
+        let socket = self.socket_of(client);
+        if ghosts::is_too_quiet(socket, now_ms) {
+            socket.late_ms = Some(now_ms);
+        }
         if is_message {
-            self.socket_of(client).message_ms = now_ms;
+            socket.message_ms = now_ms;
         }
         self.put(client, &bytes);
     }

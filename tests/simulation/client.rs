@@ -127,6 +127,8 @@ pub struct Client {
     pub resumed: Option<bool>,
     /// Changes that it was told.
     pub changes: u64,
+    /// A shorter message had room for whatever came next, so that nothing was left over.
+    roomy_bytes: usize,
 }
 
 /// Names of users and rooms, and back.
@@ -152,8 +154,9 @@ impl Names {
 }
 
 impl Client {
-    /// A client of `user`, in a world of so many users and rooms.
-    pub fn new(user: usize, users: usize, rooms: usize) -> Self {
+    /// A client of `user`, in a world of so many users and rooms, where shorter messages than `roomy_bytes` had room
+    /// for whatever came next.
+    pub fn new(user: usize, users: usize, rooms: usize, roomy_bytes: usize) -> Self {
         let view =
             View { known: vec![None; users], floor: vec![0; users], by_state: vec![false; users], ..View::default() };
         Self {
@@ -179,6 +182,7 @@ impl Client {
             is_replaced: false,
             resumed: None,
             changes: 0,
+            roomy_bytes,
         }
     }
 
@@ -425,7 +429,7 @@ impl Client {
             record.truncated = true;
             record.members = 0;
         }
-        if is_watched && length < 32 * 1024 && self.is_named(index, None) {
+        if is_watched && length < self.roomy_bytes && self.is_named(index, None) {
             view::names_as_many_as_it_counts(&self.view.room[index])?;
         }
         Ok(())

@@ -56,6 +56,8 @@ pub struct Socket {
     pub byte_ms: u64,
     /// When a whole message last did.
     pub message_ms: u64,
+    /// When it last spoke after having been quiet for too long.
+    pub late_ms: Option<u64>,
     /// For how long it may be without a message.
     pub silence_ms: u64,
     /// How it is to end, by what its client did.

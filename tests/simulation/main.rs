@@ -170,11 +170,13 @@ fn nobody_can_tell_who_is_invisible() {
 fn every_deliberate_break_is_found() {
     use rollcall::breaks::{Break, turn_on};
     let find = |fault, run: &dyn Fn(u64) -> Option<String>| {
+        // Whoever keeps everything may tell what was no more before it could be told: what waits gives it away as well.
+        let must_say = if fault == Break::NothingFolded { "full inbox" } else { "" };
         seeds(0..1_000).find_map(|seed| {
             turn_on(Some(fault));
             let found = run(seed);
             turn_on(None);
-            found.map(|what| (seed, what))
+            found.filter(|what| what.contains(must_say)).map(|what| (seed, what))
         })
     };
     let mut missed = Vec::new();
@@ -193,10 +195,7 @@ fn every_deliberate_break_is_found() {
                 println!("{fault:?}: by {by}, seed {seed}: {what}");
             }
         }
-        // Whoever keeps everything tells nothing that is wrong: only what waits gives it away.
-        let must_say = if fault == Break::NothingFolded { "full inbox" } else { "" };
-        let is_found_in_world = in_world.is_some_and(|(_, what)| what.contains(must_say));
-        if is_found_in_world != is_wrong || in_twin.is_some() != is_hidden {
+        if in_world.is_some() != is_wrong || in_twin.is_some() != is_hidden {
             missed.push(fault);
         }
     }

@@ -23,6 +23,8 @@ pub struct Plan {
     pub suffix: &'static str,
     /// Bytes by which some metadata are longer.
     pub padding: usize,
+    /// Bytes of a message of presence at most, about: states and changes come in several where these are few.
+    pub message_bytes: usize,
     /// Of 100 connections that come back, how many name their session.
     pub resume_percent: u32,
     /// Of 100 connections, how many say their status.
@@ -176,6 +178,7 @@ impl Plan {
             turn_messages: [1, 2, 256][rng.usize(..3)],
             ..Config::default()
         };
+        let padding = [0, 0, 0, 200, 3_900][rng.usize(..5)];
         Self {
             shards,
             users,
@@ -186,7 +189,8 @@ impl Plan {
             faults,
             hot_percent: rng.u32(..80),
             suffix: ["", "", "", "", "-\u{e9}", "\"\\ x"][rng.usize(..6)],
-            padding: [0, 0, 0, 200, 3_900][rng.usize(..5)],
+            padding,
+            message_bytes: [65_536, 65_536, padding + 1_024, padding + 512][rng.usize(..4)],
             resume_percent: [0, 30, 50, 100][rng.usize(..4)],
             status_percent: [0, 10, 30, 60][rng.usize(..4)],
             since_percent: [0, 50, 90, 100][rng.usize(..4)],

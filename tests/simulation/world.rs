@@ -139,7 +139,7 @@ impl World {
         let authority = Authority::open(&plan.config).expect("origins and hosts that are none");
         let shard = |shard: usize| {
             let metrics = Arc::new(ShardMetrics::default());
-            let terms = SessionTerms::new(&plan.config, shards, 7, BEGAN_UNIX_MS);
+            let terms = SessionTerms::new(&plan.config, shards, 7, BEGAN_UNIX_MS).with_messages_of(plan.message_bytes);
             let ids = SessionIds::new(&secret, seed ^ shard as u64);
             // Whoever waits for an answer from elsewhere would need a wake; nobody is asked here.
             let gate = Gate::new(authority.clone(), Arc::new(|| {}), Arc::clone(&metrics));
@@ -166,7 +166,8 @@ impl World {
             } else {
                 rng.usize(..plan.users)
             };
-            Client::new(user, plan.users, plan.rooms)
+            let roomy_bytes = plan.message_bytes.saturating_sub(plan.padding + 512);
+            Client::new(user, plan.users, plan.rooms, roomy_bytes)
         });
         Self {
             clients: clients.collect(),
@@ -944,6 +945,7 @@ impl World {
             taken_ms: now_ms,
             byte_ms: now_ms,
             message_ms: now_ms,
+            late_ms: None,
             silence_ms,
             wish: Wish::Stay,
             is_open: false,

@@ -15,9 +15,6 @@ use crate::protocol::message::write::{write_integer, write_json_string, write_te
 use crate::protocol::timestamp::Timestamp;
 use crate::protocol::user_id::UserId;
 
-/// The most bytes of a message's payload: below 64 KiB with what follows its lists.
-const PAYLOAD_BYTES_MAX: usize = 64 * 1024 - 256;
-
 /// Changes that are told in one message, or in several where they are too many.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -30,7 +27,8 @@ pub struct Backlog {
 /// What happened in one room.
 #[derive(Debug)]
 struct RoomChange {
-    room: u32,
+    /// What the watcher knew of it before.
+    before: RoomEdge,
     count: usize,
     joined: VecDeque<Arc<Told>>,
     left: VecDeque<Arc<Told>>,
@@ -45,7 +43,7 @@ impl Backlog {
 
     /// The room is watched no more.
     pub fn forget_room(&mut self, room: u32) {
-        self.rooms.retain(|change| change.room != room);
+        self.rooms.retain(|change| change.before.room != room);
     }
 
     fn is_empty(&self) -> bool {
@@ -64,7 +62,7 @@ impl WatchTable {
     ) -> bool {
         let mut is_last = false;
         frame::write_text(out, |out| {
-            let mut message = Message::begin(out, "PRESENCE_STATE", &snapshot.id, timestamp);
+            let mut message = Message::begin(out, self.terms.lists_end, "PRESENCE_STATE", &snapshot.id, timestamp);
             self.write_state_users(watcher, snapshot, &mut message);
             message.begin_rooms();
             if snapshot.users_written == snapshot.users.len() {
@@ -96,7 +94,7 @@ impl WatchTable {
         while let Some(asked) = snapshot.rooms.get_mut(snapshot.rooms_written) {
             let record = &self.rooms[asked.room];
             let begins = asked.rest.is_none();
-            if begins && !message.has_room_for(record) {
+            if begins && !message.has_room(room_bytes(record)) {
                 return;
             }
             for (told, _) in asked.names.iter_mut().filter(|_| begins) {
@@ -107,15 +105,20 @@ impl WatchTable {
                     *told = Arc::clone(newest);
                 }
             }
-            if begins && let Some(backlog) = &mut self.watchers[watcher].backlog {
-                backlog.forget_room(asked.room);
-            }
             let Some(edge) = self.watchers[watcher].rooms.iter_mut().find(|edge| edge.room == asked.room) else {
                 snapshot.rooms_written += 1;
                 continue;
             };
             let since = snapshot.since;
             let is_named = edge.detail == Detail::Full;
+            if begins && since.is_some() && record.names_members_to(edge) && record.since(asked.happened).is_none() {
+                // The state had begun before the room began anew, too late to say that it tells everything.
+                snapshot.cursor = Some(Version::default());
+                snapshot.rooms_written += 1;
+                let room = asked.room;
+                self.restart(watcher, room);
+                continue;
+            }
             if record.is_ahead_for(edge) {
                 snapshot.cursor = Some(Version::default());
             }
@@ -176,23 +179,24 @@ impl WatchTable {
                     // A room must be told anew, and whatever else changed is told with its state first.
                     self.make_ready(watcher);
                 }
-                if backlog.is_empty() {
-                    self.watchers[watcher].told_until = backlog.cursor;
-                    return Said::Nothing;
-                }
                 Box::new(backlog)
             }
         };
+        if !is_first {
+            backlog.users.retain(|told| !self.is_overtaken(watcher, told));
+        }
+        if backlog.is_empty() {
+            self.watchers[watcher].told_until = backlog.cursor;
+            self.make_ready_for_more(watcher);
+            return Said::Nothing;
+        }
         let start = out.len();
         let told_until = self.watchers[watcher].told_until;
         frame::write_text(out, |out| {
-            let mut message = Message::begin(out, "PRESENCE_CHANGE", &[], timestamp);
-            while let Some(told) = backlog.users.front() {
-                // A state may have told newer ones since the first message.
-                let told = if is_first { Some(Arc::clone(told)) } else { self.freshest(watcher, told) };
-                if told.is_some_and(|told| !message.add(told.json())) {
-                    break;
-                }
+            let mut message = Message::begin(out, self.terms.lists_end, "PRESENCE_CHANGE", &[], timestamp);
+            while let Some(told) = backlog.users.front()
+                && message.add(told.json())
+            {
                 backlog.users.pop_front();
             }
             message.begin_rooms();
@@ -210,21 +214,59 @@ impl WatchTable {
         } else {
             self.watchers[watcher].backlog = Some(backlog);
         }
-        if self.has_news(watcher) {
-            self.make_ready(watcher);
-        }
+        self.make_ready_for_more(watcher);
         Said::Change
     }
 
     fn write_changed_rooms(&self, backlog: &mut Backlog, message: &mut Message<'_>) {
         while let Some(change) = backlog.rooms.front_mut() {
-            let record = &self.rooms[change.room];
+            let record = &self.rooms[change.before.room];
             let joined = (!change.joined.is_empty()).then_some("joined");
             let list = (joined, &mut change.joined);
             if !message.add_room(record, change.count, list, &mut change.left, change.is_truncated) {
                 return;
             }
             backlog.rooms.pop_front();
+        }
+    }
+
+    /// Whether something newer than `told` is to be told later, or the watcher is to know of the user no more.
+    fn is_overtaken(&self, watcher: u32, told: &Told) -> bool {
+        let Some(user) = self.find_user(told.user.hash, &told.user.id) else { return true };
+        let record = &self.users[user];
+        match self.watchers[watcher].edge(user) {
+            Some(edge) => record.is_dirty_at(edge.slot),
+            None => record.told.as_ref().is_some_and(|newest| newest.version > told.version),
+        }
+    }
+
+    /// Notes what is left of a backlog as not told, for one that is not to be told on: what is told to it before may be
+    /// newer.
+    pub(super) fn put_back(&mut self, watcher: u32, backlog: Backlog) {
+        for told in backlog.users {
+            let Some(user) = self.find_user(told.user.hash, &told.user.id) else { continue };
+            if let Some(edge) = self.watchers[watcher].edge(user) {
+                if self.users[user].dirty(edge.slot) {
+                    self.watchers[watcher].pending.push(user);
+                }
+            } else {
+                let rooms = &self.users[user].rooms;
+                let seen_in = |edge: &&RoomEdge| edge.detail == Detail::Full && rooms.contains(&edge.room);
+                if let Some(room) = self.watchers[watcher].rooms.iter().find(seen_in).map(|edge| edge.room) {
+                    self.restart(watcher, room);
+                }
+            }
+        }
+        for RoomChange { before, joined, left, .. } in backlog.rooms {
+            if joined.is_empty() && left.is_empty() {
+                let edges = &mut self.watchers[watcher].rooms;
+                if let Some(edge) = edges.iter_mut().find(|edge| edge.room == before.room) {
+                    edge.counted = before.counted;
+                    edge.truncation_told = before.truncation_told;
+                }
+            } else {
+                self.restart(watcher, before.room);
+            }
         }
     }
 
@@ -309,7 +351,7 @@ impl WatchTable {
                 let is_truncated = room.is_truncated && edge.detail == Detail::Full && !edge.truncation_told;
                 let (joined, left) = (VecDeque::new(), VecDeque::new());
                 let count = room.released_count;
-                backlog.rooms.push_back(RoomChange { room: edge.room, count, joined, left, is_truncated });
+                backlog.rooms.push_back(RoomChange { before: *edge, count, joined, left, is_truncated });
                 continue;
             }
             let Some(net) = net_of(room, edge.told) else {
@@ -323,7 +365,7 @@ impl WatchTable {
             }
             if !net.joined.is_empty() || !net.left.is_empty() {
                 let change = RoomChange {
-                    room: edge.room,
+                    before: *edge,
                     count: room.members.len(),
                     joined: net.joined.into_iter().cloned().collect(),
                     left: net.left.into_iter().cloned().collect(),
@@ -462,24 +504,36 @@ fn net_of(room: &FollowedRoom, told: u64) -> Option<Net<'_>> {
     Some(net)
 }
 
+/// The most bytes that a name takes in a list: escapes make six bytes of one.
+fn escaped_bytes(name: &str) -> usize {
+    name.len() * 6 + 3
+}
+
+/// The most bytes that a room takes with nobody in its lists.
+fn room_bytes(room: &FollowedRoom) -> usize {
+    escaped_bytes(room.room.name().as_str()) + 125
+}
+
 /// A message that is being written: lists of presences, then what ends it.
 struct Message<'a> {
     out: &'a mut Vec<u8>,
-    start: usize,
+    /// The end of the output that the lists may fill.
+    end: usize,
     /// Whether the present list has an entry already.
     has_entry: bool,
 }
 
 impl<'a> Message<'a> {
-    fn begin(out: &'a mut Vec<u8>, kind: &str, id: &[u8], timestamp: &Timestamp) -> Self {
-        let start = out.len();
+    /// Begins a message of which `bytes` are there for its lists and what comes before them.
+    fn begin(out: &'a mut Vec<u8>, bytes: usize, kind: &str, id: &[u8], timestamp: &Timestamp) -> Self {
+        let end = out.len() + bytes;
         write_text(out, r#"{"type":""#);
         write_text(out, kind);
         write_text(out, "\"");
         out.extend_from_slice(id);
         write_timestamp(out, timestamp);
         write_text(out, r#","payload":{"users":["#);
-        Self { out, start, has_entry: false }
+        Self { out, end, has_entry: false }
     }
 
     /// Adds an entry to the present list; false when there is no room for it.
@@ -507,7 +561,9 @@ impl<'a> Message<'a> {
         is_truncated: bool,
     ) -> bool {
         let (name, presences) = list;
-        if !self.has_room_for(room) {
+        let first = presences.front().map(|told| told.json().len() + 1);
+        let first = first.or_else(|| left.front().map(|told| escaped_bytes(told.user.id.as_str())));
+        if !self.has_room(room_bytes(room) + first.unwrap_or_default()) {
             return false;
         }
         self.separate();
@@ -528,12 +584,15 @@ impl<'a> Message<'a> {
             }
             write_text(self.out, "]");
         }
-        if presences.is_empty() && !left.is_empty() {
+        if presences.is_empty()
+            && let Some(told) = left.front()
+            && self.has_room(escaped_bytes(told.user.id.as_str()))
+        {
             write_text(self.out, r#","left":["#);
             self.has_entry = false;
             while let Some(told) = left.front() {
                 let id = told.user.id.as_str();
-                if !self.has_room(id.len() * 6 + 3) {
+                if !self.has_room(escaped_bytes(id)) {
                     break;
                 }
                 self.separate();
@@ -565,14 +624,8 @@ impl<'a> Message<'a> {
         write_text(self.out, "}}");
     }
 
-    /// Whether a room can be begun.
-    fn has_room_for(&self, room: &FollowedRoom) -> bool {
-        // Escapes make six bytes of one at most.
-        self.has_room(room.room.name().as_str().len() * 6 + 128)
-    }
-
     fn has_room(&self, bytes: usize) -> bool {
-        self.out.len() - self.start + bytes <= PAYLOAD_BYTES_MAX
+        self.out.len() + bytes <= self.end
     }
 
     fn separate(&mut self) {

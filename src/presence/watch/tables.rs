@@ -117,6 +117,12 @@ impl FollowedUser {
         self.own.as_ref().filter(|_| is_own(entry)).or(self.told.as_ref())
     }
 
+    /// The watcher at `slot` is to be told; false when it was to be already.
+    pub fn dirty(&mut self, slot: u32) -> bool {
+        let Some(entry) = self.watchers.get_mut(slot as usize) else { return false };
+        !is_dirty(std::mem::replace(entry, dirty(*entry)))
+    }
+
     /// The watcher at `slot` has been told; false when it was not to be.
     pub fn clean(&mut self, slot: u32) -> bool {
         let Some(entry) = self.watchers.get_mut(slot as usize) else { return false };
@@ -366,7 +372,7 @@ pub struct Watcher {
     pub pending: Vec<u32>,
     /// The states that it asked for and was not told, in order.
     pub snapshots: VecDeque<Snapshot>,
-    /// The rest of changes that did not fit into one message.
+    /// The rest of changes that did not fit into one message; nothing else is told before it.
     pub backlog: Option<Box<Backlog>>,
     /// The cursor that it was given last.
     pub told_until: Version,

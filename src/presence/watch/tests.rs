@@ -24,6 +24,7 @@ impl World {
             rooms_max: 100,
             process: 7,
             began: Version::default(),
+            lists_end: LISTS_END,
         };
         let at = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
         Self { table: WatchTable::new(0, terms), hasher: NameHasher::default(), watcher: NONE, at }
@@ -104,6 +105,13 @@ impl World {
         self.table.begin_step();
         self.table.deliver(self.at, self.watcher, &Timestamp::from_unix_ms(self.at.unix_ms), &mut out);
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// Whatever the watcher is told until nothing is due.
+    fn deliver_what_is_due(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.table.next_due(self.at).map(|_| self.deliver()))
+            .filter(|said| !said.is_empty())
+            .collect()
     }
 }
 
@@ -308,4 +316,66 @@ fn who_comes_back_for_a_count_is_not_told_everything_where_another_is_told_the_n
     world.ask(&Watch { users: Vec::new(), rooms: vec![room], since });
     let state = world.deliver();
     assert!(state.contains(r#""complete":false"#) && !state.contains("bob"), "{state}");
+}
+
+/// The members of a crowd, watched by name, who have been told of and have all changed since.
+fn changed_crowd(world: &mut World) -> Vec<String> {
+    let names: Vec<String> = crowd(world).iter().map(|told| told.user.id.as_str().to_owned()).collect();
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.watch(&users, "lobby", Detail::Count);
+    world.room_told("lobby", Some(Depth::Count), &[]);
+    for member in crowd(world) {
+        world.user_told(member, None, 1);
+    }
+    assert!(world.deliver_what_is_due().last().is_some_and(|state| state.contains(r#""complete":true"#)));
+    for name in &names {
+        world.user_told(world.told(name, 3, PresenceStatus::Busy), None, 0);
+    }
+    names
+}
+
+#[test]
+fn who_changes_between_two_messages_of_a_state_is_told_once() {
+    let mut world = World::new();
+    let names = changed_crowd(&mut world);
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.watch(&users, "lobby", Detail::Count);
+    let first = world.deliver();
+    let name = names.iter().find(|&name| first.contains(name)).unwrap();
+    world.user_told(world.told(name, 4, PresenceStatus::Away), None, 0);
+    world.pass(50);
+    let rest = world.deliver_what_is_due();
+    assert_eq!(rest.iter().map(|said| said.matches(r#""status":"away""#).count()).sum::<usize>(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_state_that_was_asked_for_in_the_midst_of_a_change_follows_it() {
+    let mut world = World::new();
+    changed_crowd(&mut world);
+    world.pass(50);
+    assert!(world.table.next_due(world.at).is_some());
+    let first = world.deliver();
+    assert!(first.contains(r#""type":"PRESENCE_CHANGE""#), "{first}");
+    world.watch(&[], "lobby", Detail::Count);
+    let rest = world.deliver_what_is_due();
+    let (state, changes) = rest.split_last().unwrap();
+    assert!(state.contains(r#""type":"PRESENCE_STATE""#), "{state}");
+    assert!(!changes.is_empty() && changes.iter().all(|said| said.contains("PRESENCE_CHANGE")), "{changes:?}");
+}
+
+#[test]
+fn one_who_is_not_looked_at_in_the_midst_of_a_change_is_told_the_newest_of_the_rest_later() {
+    let mut world = World::new();
+    let names = changed_crowd(&mut world);
+    world.pass(50);
+    let first = world.deliver();
+    let (connection, ana) = (ConnectionKey { shard: 0, index: 0, generation: 0 }, world.user("ana").hash);
+    world.table.set_active(connection, ana, &mut world.watcher, false);
+    let name = names.iter().find(|&name| !first.contains(name)).unwrap();
+    world.user_told(world.told(name, 4, PresenceStatus::Away), None, 0);
+    assert_eq!(world.deliver_what_is_due(), Vec::<String>::new());
+    world.table.set_active(connection, ana, &mut world.watcher, true);
+    let told = first + &world.deliver_what_is_due().concat();
+    assert_eq!(told.matches(r#""userId""#).count(), names.len());
+    assert_eq!(told.matches(r#""status":"away""#).count(), 1);
 }

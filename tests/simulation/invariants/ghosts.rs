@@ -22,9 +22,16 @@ pub fn is_in_time(socket: &Socket, now_ms: u64, slack_ms: u64) -> Result<(), Str
     Ok(())
 }
 
+/// Whether nothing has come for longer than may be.
+pub fn is_too_quiet(socket: &Socket, now_ms: u64) -> bool {
+    now_ms >= socket.byte_ms + PROBED_MS || now_ms >= socket.message_ms + socket.silence_ms
+}
+
 /// A connection ended as its client meant it, or as its client deserved.
 pub fn end_is_deserved(socket: &Socket, end: End, now_ms: u64, slack_ms: u64) -> Result<(), String> {
-    let is_quiet = now_ms >= socket.byte_ms + PROBED_MS || now_ms >= socket.message_ms + socket.silence_ms;
+    // What comes too late may not be heard any more.
+    let is_late = socket.late_ms.is_some_and(|late_ms| now_ms <= late_ms + slack_ms);
+    let is_quiet = is_late || is_too_quiet(socket, now_ms);
     // Who does not take its answers is not read, and may have spoken.
     let is_unread = socket.to_client.len() >= socket.capacity / 2;
     let is_deserved = match end {
