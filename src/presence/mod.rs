@@ -4,6 +4,7 @@
 //! shard keeps in [`watch`] who on it watches whom. [`change`] holds the words in which they tell each other.
 
 pub mod address;
+pub mod bounds;
 pub mod change;
 mod clock;
 mod gone;

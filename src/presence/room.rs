@@ -20,9 +20,6 @@ use crate::slab::Slab;
 /// How often a count is told at most, in milliseconds.
 pub const COUNT_INTERVAL_MS: u64 = 1_000;
 
-/// Departures that one partition remembers at most; older ones are forgotten first.
-const DEPARTURES_MAX: usize = 262_144;
-
 /// What is the same for all partitions of a process.
 #[derive(Clone, Debug)]
 pub struct RoomTerms {
@@ -32,6 +29,8 @@ pub struct RoomTerms {
     pub detail_limit: usize,
     /// How long it is remembered who left, in milliseconds.
     pub history_ms: u64,
+    /// Departures that one partition remembers at most; older ones are forgotten first.
+    pub departures_max: usize,
 }
 
 /// The rooms whose hash falls to this partition.
@@ -285,7 +284,7 @@ impl Rooms {
             self.members_by_hash.remove(told.user.hash.0, member);
             self.members.remove(member);
         }
-        if self.departures.len() > DEPARTURES_MAX {
+        if self.departures.len() > self.terms.departures_max {
             self.forget_departure();
         }
     }

@@ -28,6 +28,7 @@ use tables::{
     Edge, FollowedRoom, FollowedUser, LogEntry, MemberEntry, RoomEdge, Watcher, is_dirty, is_own, watcher_of,
 };
 
+use super::bounds::Bounds;
 use super::change::{
     ByUserId, ConnectionKey, Depth, Moment, NameHash, NameHasher, Post, Posts, RoomEvent, RoomNews, RoomQuestion,
     RoomRef, RoomState, Told, UserNews, UserRef,
@@ -44,9 +45,6 @@ use crate::slab::{NONE, Slab};
 
 /// States that one watcher may have asked for and not been told; beyond, nothing more is read from it.
 const SNAPSHOTS_MAX: usize = 8;
-
-/// Where the lists of a message end at the latest: below 64 KiB with what follows them.
-pub const LISTS_END: usize = 64 * 1024 - 256;
 
 /// What is the same for all shards of a process.
 #[derive(Clone, Debug)]
@@ -67,9 +65,8 @@ pub struct WatchTerms {
     pub process: u32,
     /// A version that this process made no earlier one than.
     pub began: Version,
-    /// The bytes of a message's payload that its lists and what comes before them may fill: [`LISTS_END`], but in
-    /// tests of what comes in several messages.
-    pub lists_end: usize,
+    /// How much is kept and told at once.
+    pub bounds: Bounds,
 }
 
 /// A watcher that may have gone: its slot, and which of the slot's owners it was.
@@ -1023,7 +1020,7 @@ impl WatchTable {
         }
         let edges = record.watchers.iter().filter_map(|&watcher| self.watchers[watcher].room_edge(room));
         let told = edges.filter(|edge| edge.detail == Detail::Full).map(|edge| edge.told).min().unwrap_or(u64::MAX);
-        self.rooms[room].trim(told);
+        self.rooms[room].trim(told, self.terms.bounds.log_entries);
     }
 
     /// A watcher is to be told of a room anew.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::outbox::Outbox;
 use crate::config::{Config, Yields};
 use crate::presence::address::Addresses;
+use crate::presence::bounds::Bounds;
 use crate::presence::change::{ConnectionKey, Moment, Post, Posts, RoomRef, Surplus};
 use crate::presence::partition::{Partition, PartitionTerms};
 use crate::presence::room::{RoomTerms, Rooms};
-use crate::presence::watch::{LISTS_END, WatchTable, WatchTerms};
+use crate::presence::watch::{WatchTable, WatchTerms};
 use crate::protocol::cursor::Version;
 use crate::rate::Rate;
 
@@ -34,7 +35,7 @@ impl ExchangeTerms {
     /// `began_unix_ms` is when it began to serve.
     pub fn new(config: &Config, shards: usize, process: u32, began_unix_ms: u64) -> Self {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let history_ms = ms(config.history);
+        let (history_ms, bounds) = (ms(config.history), Bounds::default());
         Self {
             partition: PartitionTerms {
                 partitions: shards,
@@ -50,7 +51,12 @@ impl ExchangeTerms {
                 status_rate: Rate::new(config.status_rate_per_user, config.status_rate_per_user),
             },
             address_connections_max: config.connections_per_address,
-            rooms: RoomTerms { partitions: shards, detail_limit: config.room_detail_limit, history_ms },
+            rooms: RoomTerms {
+                partitions: shards,
+                detail_limit: config.room_detail_limit,
+                history_ms,
+                departures_max: bounds.departures,
+            },
             watch: WatchTerms {
                 partitions: shards,
                 change_interval_ms: ms(config.change_interval),
@@ -60,15 +66,15 @@ impl ExchangeTerms {
                 rooms_max: config.rooms_max,
                 process,
                 began: Version::at_ms(began_unix_ms),
-                lists_end: LISTS_END,
+                bounds,
             },
         }
     }
 
-    /// The same, but presence comes in messages of hardly more than `bytes`, which must hold what is told of one user,
-    /// and what begins a room.
-    pub(super) fn with_messages_of(mut self, bytes: usize) -> Self {
-        self.watch.lists_end = bytes.min(LISTS_END);
+    /// The same with other bounds.
+    pub(super) fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.rooms.departures_max = bounds.departures;
+        self.watch.bounds = bounds;
         self
     }
 

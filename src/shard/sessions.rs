@@ -14,6 +14,7 @@ use super::{ConnectionId, Now};
 use crate::auth::{Grant, Reach};
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
+use crate::presence::bounds::Bounds;
 use crate::presence::change::{
     ConnectionKey, EndCause, Happening, NameHash, NameHasher, Post, Predecessor, PresenceEvent, RoomRef, SessionKey,
     Surplus, UserRef,
@@ -87,11 +88,10 @@ impl Terms {
         }
     }
 
-    /// The same, but presence comes in messages of hardly more than `bytes`, which must hold what is told of one user,
-    /// and what begins a room: so that little makes tests of what comes in several messages.
+    /// The same with other bounds.
     #[must_use]
-    pub fn with_messages_of(mut self, bytes: usize) -> Self {
-        self.exchange = self.exchange.with_messages_of(bytes);
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.exchange = self.exchange.with_bounds(bounds);
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use rollcall::config::Config;
+use rollcall::presence::bounds::Bounds;
 
 /// A run's circumstances.
 #[derive(Clone, Debug)]
@@ -23,8 +24,7 @@ pub struct Plan {
     pub suffix: &'static str,
     /// Bytes by which some metadata are longer.
     pub padding: usize,
-    /// Bytes of a message of presence at most, about: states and changes come in several where these are few.
-    pub message_bytes: usize,
+    pub bounds: Bounds,
     /// Of 100 connections that come back, how many name their session.
     pub resume_percent: u32,
     /// Of 100 connections, how many say their status.
@@ -179,6 +179,12 @@ impl Plan {
             ..Config::default()
         };
         let padding = [0, 0, 0, 200, 3_900][rng.usize(..5)];
+        let usual = Bounds::default();
+        let bounds = Bounds {
+            message_bytes: [usual.message_bytes, usual.message_bytes, padding + 1_024, padding + 512][rng.usize(..4)],
+            log_entries: [usual.log_entries, usual.log_entries, 1, 6][rng.usize(..4)],
+            departures: [usual.departures, usual.departures, 1, 6][rng.usize(..4)],
+        };
         Self {
             shards,
             users,
@@ -190,7 +196,7 @@ impl Plan {
             hot_percent: rng.u32(..80),
             suffix: ["", "", "", "", "-\u{e9}", "\"\\ x"][rng.usize(..6)],
             padding,
-            message_bytes: [65_536, 65_536, padding + 1_024, padding + 512][rng.usize(..4)],
+            bounds,
             resume_percent: [0, 30, 50, 100][rng.usize(..4)],
             status_percent: [0, 10, 30, 60][rng.usize(..4)],
             since_percent: [0, 50, 90, 100][rng.usize(..4)],

@@ -139,7 +139,7 @@ impl World {
         let authority = Authority::open(&plan.config).expect("origins and hosts that are none");
         let shard = |shard: usize| {
             let metrics = Arc::new(ShardMetrics::default());
-            let terms = SessionTerms::new(&plan.config, shards, 7, BEGAN_UNIX_MS).with_messages_of(plan.message_bytes);
+            let terms = SessionTerms::new(&plan.config, shards, 7, BEGAN_UNIX_MS).with_bounds(plan.bounds);
             let ids = SessionIds::new(&secret, seed ^ shard as u64);
             // Whoever waits for an answer from elsewhere would need a wake; nobody is asked here.
             let gate = Gate::new(authority.clone(), Arc::new(|| {}), Arc::clone(&metrics));
@@ -166,7 +166,7 @@ impl World {
             } else {
                 rng.usize(..plan.users)
             };
-            let roomy_bytes = plan.message_bytes.saturating_sub(plan.padding + 512);
+            let roomy_bytes = plan.bounds.message_bytes.saturating_sub(plan.padding + 512);
             Client::new(user, plan.users, plan.rooms, roomy_bytes)
         });
         Self {

@@ -62,7 +62,8 @@ impl WatchTable {
     ) -> bool {
         let mut is_last = false;
         frame::write_text(out, |out| {
-            let mut message = Message::begin(out, self.terms.lists_end, "PRESENCE_STATE", &snapshot.id, timestamp);
+            let mut message =
+                Message::begin(out, self.terms.bounds.message_bytes, "PRESENCE_STATE", &snapshot.id, timestamp);
             self.write_state_users(watcher, snapshot, &mut message);
             message.begin_rooms();
             if snapshot.users_written == snapshot.users.len() {
@@ -193,7 +194,7 @@ impl WatchTable {
         let start = out.len();
         let told_until = self.watchers[watcher].told_until;
         frame::write_text(out, |out| {
-            let mut message = Message::begin(out, self.terms.lists_end, "PRESENCE_CHANGE", &[], timestamp);
+            let mut message = Message::begin(out, self.terms.bounds.message_bytes, "PRESENCE_CHANGE", &[], timestamp);
             while let Some(told) = backlog.users.front()
                 && message.add(told.json())
             {

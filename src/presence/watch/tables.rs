@@ -20,9 +20,6 @@ pub const EDGE_BYTES: usize = size_of::<Edge>() + 2 * size_of::<u32>();
 
 const _: () = assert!(EDGE_BYTES <= 24, "10,000 watchers of 1,000 users each take 24 bytes a pair at most");
 
-/// What happened in a room is kept up to so many entries for those who were not told; who comes later is told anew.
-const LOG_MAX: usize = 4096;
-
 /// Entries of a log that are not worth a look at who was told.
 const LOG_MIN: usize = 64;
 
@@ -211,7 +208,7 @@ impl FollowedRoom {
             waiting: VecDeque::new(),
             log: VecDeque::new(),
             log_start: 0,
-            trim_at: LOG_MIN,
+            trim_at: 0,
         }
     }
 
@@ -246,20 +243,20 @@ impl FollowedRoom {
     pub fn forget_log(&mut self) {
         self.log_start += self.log.len() as u64 + 1;
         self.log.clear();
-        self.trim_at = LOG_MIN;
+        self.trim_at = 0;
     }
 
-    /// Forgets what came before `told` things had happened, and what would be too much.
-    pub fn trim(&mut self, told: u64) {
+    /// Forgets what came before `told` things had happened, and what would be more than `most` and than the members.
+    pub fn trim(&mut self, told: u64, most: usize) {
         while self.log_start < told && self.log.pop_front().is_some() {
             self.log_start += 1;
         }
-        let limit = LOG_MAX.max(self.members.len());
+        let limit = most.max(self.members.len());
         while self.log.len() > limit {
             self.log.pop_front();
             self.log_start += 1;
         }
-        self.trim_at = (self.log.len() * 2).clamp(LOG_MIN, limit + 1);
+        self.trim_at = (self.log.len() * 2).clamp(LOG_MIN.min(limit), limit + 1);
     }
 
     /// A member's presence is this one now.

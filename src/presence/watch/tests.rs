@@ -24,7 +24,7 @@ impl World {
             rooms_max: 100,
             process: 7,
             began: Version::default(),
-            lists_end: LISTS_END,
+            bounds: Bounds::default(),
         };
         let at = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
         Self { table: WatchTable::new(0, terms), hasher: NameHasher::default(), watcher: NONE, at }
