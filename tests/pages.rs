@@ -77,3 +77,22 @@ fn the_knobs_that_people_set_first_exist() {
         assert!(KNOBS.iter().any(|knob| knob.name == name), "{name}");
     }
 }
+
+#[test]
+fn every_row_of_a_table_has_as_many_cells_as_its_head() {
+    let pages = [
+        ("README.md", README),
+        ("tuning.md", include_str!("../tuning.md")),
+        ("SECURITY.md", include_str!("../SECURITY.md")),
+        ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
+        ("benches/presence/README.md", include_str!("../benches/presence/README.md")),
+    ];
+    for (page, text) in pages {
+        let mut head = None;
+        for (index, line) in text.lines().enumerate() {
+            let cells = line.starts_with('|').then(|| line.replace(r"\|", "").matches('|').count());
+            assert!(cells.is_none() || head.is_none() || cells == head, "{page}:{}: {line}", index + 1);
+            head = cells.and(head.or(cells));
+        }
+    }
+}
