@@ -1118,11 +1118,12 @@ impl WatchTable {
         snapshot.since.is_none() || snapshot.rooms.iter().all(is_known)
     }
 
-    /// Has a watcher told if the state that it waits for can be made.
+    /// Has a watcher told if the state that comes next can be made.
     fn wake_if_ready(&mut self, watcher: u32) {
-        let Some(mut snapshot) = self.watchers[watcher].snapshots.pop_front() else { return };
-        let is_ready = self.is_ready(watcher, &mut snapshot);
-        self.watchers[watcher].snapshots.push_front(snapshot);
+        let Some(position) = self.next_state(watcher) else { return };
+        let mut snapshots = std::mem::take(&mut self.watchers[watcher].snapshots);
+        let is_ready = snapshots.get_mut(position).is_some_and(|next| self.is_ready(watcher, next));
+        self.watchers[watcher].snapshots = snapshots;
         if is_ready {
             self.make_ready(watcher);
         }

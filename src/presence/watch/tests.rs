@@ -379,3 +379,24 @@ fn one_who_is_not_looked_at_in_the_midst_of_a_change_is_told_the_newest_of_the_r
     assert_eq!(told.matches(r#""userId""#).count(), names.len());
     assert_eq!(told.matches(r#""status":"away""#).count(), 1);
 }
+
+#[test]
+fn a_state_that_was_asked_for_is_told_though_one_that_nobody_looks_at_waits_before_it() {
+    let mut world = World::new();
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &[]);
+    world.deliver();
+    let (connection, ana) = (ConnectionKey { shard: 0, index: 0, generation: 0 }, world.user("ana").hash);
+    world.table.set_active(connection, ana, &mut world.watcher, false);
+    world.room_told("lobby", None, &[]);
+    for is_truncated in [true, false] {
+        let news = RoomNews { room: world.room("lobby"), version: Version(10), count: 0, is_truncated, events: vec![] };
+        world.table.room_news(world.at, &news, &mut Posts::default());
+    }
+    assert_eq!(world.deliver_what_is_due(), Vec::<String>::new());
+
+    world.ask(&Watch { users: vec![world.user("bob").id], rooms: Vec::new(), since: None });
+    world.user_told(world.told("bob", 1, PresenceStatus::Online), None, 1);
+    let told = world.deliver_what_is_due().concat();
+    assert!(told.contains("bob") && told.contains(r#""complete":true"#), "{told}");
+}
