@@ -16,6 +16,7 @@ use super::virtual_driver::VirtualDriver;
 use crate::auth::authority::Authority;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
+use crate::presence::bounds::Bounds;
 use crate::presence::change::NameHasher;
 use crate::protocol::session_id::SessionIds;
 use crate::tls::rehearsal;
@@ -37,12 +38,14 @@ fn sessions_of(
     shards: usize,
     names: &NameHasher,
     config: &Config,
+    bounds: Bounds,
     metrics: &Arc<ShardMetrics>,
 ) -> Sessions {
     let authority = Authority::open(config).unwrap_or_else(|error| unreachable!("{error}"));
     let gate = Gate::new(authority, Arc::new(|| {}), Arc::clone(metrics));
     let ids = SessionIds::new(&[7; 32], shard as u64);
-    Sessions::new(shard, Terms::new(config, shards, 7, 0), gate, names.clone(), ids, Arc::clone(metrics))
+    let terms = Terms::new(config, shards, 7, 0).with_bounds(bounds);
+    Sessions::new(shard, terms, gate, names.clone(), ids, Arc::clone(metrics))
 }
 
 /// Likewise, where `gate` says who is let in.

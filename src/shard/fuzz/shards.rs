@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::sessions_of;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
+use crate::presence::bounds::Bounds;
 use crate::presence::change::NameHasher;
 use crate::shard::core::{Application, Limits};
 use crate::shard::exchange::Mail;
@@ -53,10 +54,10 @@ pub struct Shards {
 
 impl Shards {
     /// So many shards; `names` says which of them a user and a room fall to.
-    pub fn new(config: &Config, names: &NameHasher, shards: usize) -> Self {
+    pub fn new(config: &Config, bounds: Bounds, names: &NameHasher, shards: usize) -> Self {
         let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
         let driver = |(shard, metrics): (usize, &Arc<ShardMetrics>)| {
-            let sessions = sessions_of(shard, shards, names, config, metrics);
+            let sessions = sessions_of(shard, shards, names, config, bounds, metrics);
             VirtualDriver::new(sessions, Limits::new(config), Arc::clone(metrics))
         };
         let drivers = metrics.iter().enumerate().map(driver).collect();

@@ -1,8 +1,8 @@
 //! The body of the fuzz target `presence`: a few clients of a few users on one to three shards, who do what a script
 //! says.
 //!
-//! The first byte says where users and rooms live, the second how many shards there are and how large a room is told
-//! by name; then come steps of three bytes each: what is done, by which client, and how.
+//! The first byte says where users and rooms live, the second how many shards there are, how large a room is told by
+//! name, and which bounds are small; then come steps of three bytes each: what is done, by which client, and how.
 
 mod truth;
 mod view;
@@ -14,6 +14,7 @@ use self::view::View;
 use super::shards::{Shards, Way};
 use super::wire;
 use crate::config::Config;
+use crate::presence::bounds::Bounds;
 use crate::presence::change::NameHasher;
 use crate::shard::core::Input;
 
@@ -100,8 +101,20 @@ impl World {
     fn new(names: u8, setting: u8) -> Self {
         let room_detail_limit = if setting & 4 == 0 { 1_000 } else { 2 };
         let config = Config { room_detail_limit, send_queue: 4_096, ..Config::default() };
+        let mut bounds = Bounds::default();
+        if setting & 8 != 0 {
+            bounds.message_bytes = 2_048;
+        }
+        if setting & 16 != 0 {
+            (bounds.log_entries, bounds.departures) = (1, 1);
+        }
         Self {
-            shards: Shards::new(&config, &NameHasher::rehearsed(names.into()), 1 + usize::from(setting & 3) % 3),
+            shards: Shards::new(
+                &config,
+                bounds,
+                &NameHasher::rehearsed(names.into()),
+                1 + usize::from(setting & 3) % 3,
+            ),
             room_detail_limit: room_detail_limit as u32,
             lines: Vec::new(),
             clients: [None; CLIENTS],
