@@ -332,8 +332,8 @@ pub struct RoomState {
     pub members: Vec<(Arc<Told>, Version)>,
     /// Whether the room is too large to be told by name.
     pub is_truncated: bool,
-    /// Who left since the version that was asked for and is not back, with the version of the leaving.
-    pub left: Vec<(Arc<Told>, Version)>,
+    /// Who left since the version that was asked for and is not back.
+    pub left: Vec<UserId>,
     /// The version that was asked for.
     pub since: Option<Version>,
     /// Whether what happened since then is not known any more.

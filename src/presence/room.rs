@@ -62,8 +62,8 @@ struct Room {
     /// Who is in it, in order of userId, each with the version of the joining.
     members: BTreeMap<ByUserId, Version>,
     followers: Vec<Follower>,
-    /// Who left, in order.
-    left: VecDeque<(Version, Arc<Told>)>,
+    /// Who left, in order: what they were with it would be a presence each that nobody else holds any more.
+    left: VecDeque<(Version, UserId)>,
     /// Departures up to this version may have been forgotten.
     left_floor: Version,
     /// When somebody last came or went.
@@ -228,9 +228,11 @@ impl Rooms {
 
     /// Bytes that rooms and their members hold, about.
     pub fn held_bytes(&self) -> usize {
+        let memberships: u32 = self.sources.iter().sum();
         self.rooms.len() * Slab::<Room>::ENTRY_BYTES
-            + self.members.len() * (Slab::<Member>::ENTRY_BYTES + MEMBERSHIP_BYTES)
-            + self.departures.len() * size_of::<(u64, u32, Version, Arc<Told>)>()
+            + self.members.len() * Slab::<Member>::ENTRY_BYTES
+            + memberships as usize * MEMBERSHIP_BYTES
+            + self.departures.len() * size_of::<(u64, u32, Version, UserId)>()
     }
 
     /// Whether nobody is in any room, nobody follows one, and nothing is remembered.
@@ -277,7 +279,7 @@ impl Rooms {
             record.members.remove(&told.user.id);
         }
         record.version = version;
-        record.left.push_back((version, Arc::clone(told)));
+        record.left.push_back((version, told.user.id.clone()));
         self.departures.push_back((at.elapsed_ms, room));
         self.note(room, Some(RoomEvent::Left(Arc::clone(told))));
         if self.members[member].rooms.is_empty() {
@@ -387,10 +389,9 @@ impl Rooms {
         let mut left = Vec::new();
         if let Some(since) = since.filter(|_| !forgot && depth == Depth::Full) {
             let recent = record.left.iter().rev().take_while(|(version, _)| *version > since);
-            left.extend(recent.map(|(version, told)| (Arc::clone(told), *version)));
-            left.retain(|(told, _)| !record.members.contains_key(&told.user.id));
-            left.sort_by(|(one, _), (other, _)| one.user.id.cmp(&other.user.id));
-            left.dedup_by(|(one, _), (other, _)| one.user.id == other.user.id);
+            left.extend(recent.map(|(_, id)| id).filter(|id| !record.members.contains_key(*id)).cloned());
+            left.sort();
+            left.dedup();
         }
         RoomState {
             room: record.room.clone(),
@@ -456,10 +457,8 @@ impl Rooms {
     }
 }
 
-/// What a membership takes in the room's and in the member's tables, about.
-const MEMBERSHIP_BYTES: usize = 48;
-
-const _: () = assert!(size_of::<UserId>() <= MEMBERSHIP_BYTES);
+/// What a membership takes in the room's table, at the average fullness of its nodes, and in the member's.
+const MEMBERSHIP_BYTES: usize = size_of::<(ByUserId, Version)>() * 3 / 2 + size_of::<u32>() * 2;
 
 impl Room {
     fn follows(&self, depth: Depth) -> bool {
@@ -478,5 +477,38 @@ impl Room {
             is_truncated: self.is_truncated,
             events,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::presence::change::{NameHasher, UserRef};
+    use crate::protocol::room_name::RoomName;
+    use crate::protocol::status::PresenceStatus;
+
+    #[test]
+    fn who_left_is_remembered_by_name_and_counted_and_forgotten() {
+        let (hasher, id) = (NameHasher::default(), UserId::parse("ana").unwrap());
+        let terms = RoomTerms { partitions: 1, detail_limit: 10, history_ms: 1_000, departures_max: 8 };
+        let (mut rooms, mut posts) = (Rooms::new(terms), Posts::default());
+        let user = UserRef { hash: hasher.user(&id), id };
+        let told = Arc::new(Told::new(user, Version(1), PresenceStatus::Online, None, Some(1), None));
+        let room = RoomRef::new(RoomName::parse("lobby").unwrap(), &hasher);
+        let mut at = Moment { elapsed_ms: 1_000, unix_ms: 1_000_000 };
+
+        rooms.member(at, &room, Arc::clone(&told), true);
+        rooms.member(at, &room, Arc::clone(&told), false);
+        rooms.flush(at, &mut posts);
+        assert_eq!(Arc::strong_count(&told), 1, "what the user was is kept by nobody");
+        let departure = size_of::<(u64, u32, Version, UserId)>();
+        assert_eq!(rooms.held_bytes(), Slab::<Room>::ENTRY_BYTES + departure);
+
+        at.elapsed_ms += 1_000;
+        at.unix_ms += 1_000;
+        rooms.tick(at, &mut posts);
+        assert_eq!((rooms.held_bytes(), rooms.is_empty()), (0, true));
     }
 }

@@ -108,6 +108,9 @@ pub struct WatchTable {
     edges: usize,
     /// Bytes of presences that are kept, about.
     told_bytes: usize,
+    /// Bytes of what is kept of rooms, and of what watchers are still to be told: see [`WatchTable::recount_room`] and
+    /// [`WatchTable::recount_watcher`].
+    counted_bytes: usize,
 }
 
 /// Why a message is refused whole.
@@ -166,6 +169,7 @@ impl WatchTable {
             questions: 0,
             edges: 0,
             told_bytes: 0,
+            counted_bytes: 0,
         }
     }
 
@@ -236,6 +240,7 @@ impl WatchTable {
             record.is_held = true;
             Watched::Hold
         };
+        self.recount_watcher(watcher);
         self.wake_if_ready(watcher);
         Ok(verdict)
     }
@@ -255,6 +260,7 @@ impl WatchTable {
                 self.unwatch_room(watcher, room, posts);
             }
         }
+        self.recount_watcher(watcher);
         self.wake_if_ready(watcher);
     }
 
@@ -334,6 +340,7 @@ impl WatchTable {
         }
         if !is_active && let Some(backlog) = self.watchers[watcher].backlog.take() {
             self.put_back(watcher, *backlog);
+            self.recount_watcher(watcher);
         }
     }
 
@@ -342,6 +349,7 @@ impl WatchTable {
         let Some(record) = self.watchers.get_mut(watcher) else { return };
         let (users, rooms) = (std::mem::take(&mut record.users), std::mem::take(&mut record.rooms));
         self.edges -= users.len();
+        self.counted_bytes -= record.counted_bytes;
         for Edge { user, slot } in users {
             self.remove_from_user(user, slot);
             if !is_on(Break::LeakedWatch) {
@@ -434,10 +442,10 @@ impl WatchTable {
                 asked.awaits = None;
                 asked.happened = self.rooms[room].happened();
                 asked.names = names;
-                asked.left = left.into_iter().map(|(told, _)| told).collect();
+                asked.left = left;
                 for gone in &self.rooms[room].early {
-                    if asked.left.iter().all(|told| told.user.id != gone.user.id) {
-                        asked.left.push(Arc::clone(gone));
+                    if !asked.left.contains(&gone.user.id) {
+                        asked.left.push(gone.user.id.clone());
                     }
                 }
                 if forgot {
@@ -445,6 +453,7 @@ impl WatchTable {
                 }
                 break;
             }
+            self.recount_watcher(id.index);
             self.wake_if_ready(id.index);
         }
         // Who asked while an answer was on its way waits for the same one.
@@ -556,6 +565,12 @@ impl WatchTable {
         if self.watchers.get(watcher).is_none() {
             return Said::Nothing;
         }
+        let said = self.deliver_next(at, watcher, timestamp, out);
+        self.recount_watcher(watcher);
+        said
+    }
+
+    fn deliver_next(&mut self, at: Moment, watcher: u32, timestamp: &Timestamp, out: &mut Vec<u8>) -> Said {
         // What a message that was too long left over is older than any state.
         if self.watchers[watcher].backlog.is_some() {
             return self.deliver_change(at, watcher, timestamp, out);
@@ -599,6 +614,7 @@ impl WatchTable {
             + self.watchers.len() * Slab::<Watcher>::ENTRY_BYTES
             + self.edges * tables::EDGE_BYTES
             + self.told_bytes
+            + self.counted_bytes
     }
 
     /// How many watch something, or are in a room.
@@ -837,11 +853,11 @@ impl WatchTable {
                 // That it left may come later, by way of the room: nobody is told of a member that is offline.
                 record.members.remove(&told.user.id);
                 record.expect_leave(told);
-                record.note(LogEntry::Left(Arc::clone(told)));
+                record.note(LogEntry::Left(told.user.id.clone(), told.version));
                 self.users[user].rooms.swap_remove(position);
             } else {
                 record.refresh_member(told);
-                record.note(LogEntry::Changed(Arc::clone(told)));
+                record.note(LogEntry::Changed(told.user.id.clone()));
             }
             self.trim_log(room);
             self.wake_room(at, room);
@@ -883,7 +899,7 @@ impl WatchTable {
                     return;
                 }
                 self.add_member(room, user, *version);
-                self.rooms[room].note(LogEntry::Joined(told));
+                self.rooms[room].note(LogEntry::Joined(told.user.id.clone()));
             }
             RoomEvent::Left(told) => {
                 self.rooms[room].forget_early(&told.user.id);
@@ -893,7 +909,7 @@ impl WatchTable {
                     return;
                 };
                 self.users[user].leave(room);
-                self.rooms[room].note(LogEntry::Left(known));
+                self.rooms[room].note(LogEntry::Left(known.user.id.clone(), known.version));
                 self.let_go_of_user(user, posts);
             }
             RoomEvent::Changed(told) => {
@@ -948,6 +964,7 @@ impl WatchTable {
         let record = &mut self.rooms[room];
         record.has_members = true;
         record.forget_log();
+        self.recount_room(room);
     }
 
     fn drop_members(&mut self, room: u32, posts: &mut Posts) {
@@ -960,6 +977,7 @@ impl WatchTable {
         record.early.clear();
         record.has_members = false;
         record.forget_log();
+        self.recount_room(room);
     }
 
     /// A room is too large to be told by name from now on, or no more.
@@ -1014,6 +1032,7 @@ impl WatchTable {
 
     /// Forgets what all have been told, and what would be too much to keep for one who was not.
     fn trim_log(&mut self, room: u32) {
+        self.recount_room(room);
         let record = &self.rooms[room];
         if record.log.len() < record.trim_at {
             return;
@@ -1021,6 +1040,21 @@ impl WatchTable {
         let edges = record.watchers.iter().filter_map(|&watcher| self.watchers[watcher].room_edge(room));
         let told = edges.filter(|edge| edge.detail == Detail::Full).map(|edge| edge.told).min().unwrap_or(u64::MAX);
         self.rooms[room].trim(told, self.terms.bounds.log_entries);
+        self.recount_room(room);
+    }
+
+    /// Counts anew what is kept of a room's members, and of what happened in it.
+    fn recount_room(&mut self, room: u32) {
+        let record = &mut self.rooms[room];
+        let bytes = record.kept_bytes();
+        self.counted_bytes = self.counted_bytes + bytes - std::mem::replace(&mut record.counted_bytes, bytes);
+    }
+
+    /// Counts anew what a watcher is still to be told.
+    fn recount_watcher(&mut self, watcher: u32) {
+        let record = &mut self.watchers[watcher];
+        let bytes = record.owed_bytes();
+        self.counted_bytes = self.counted_bytes + bytes - std::mem::replace(&mut record.counted_bytes, bytes);
     }
 
     /// A watcher is to be told of a room anew.
@@ -1033,6 +1067,7 @@ impl WatchTable {
         let is_queued = |snapshot: &Snapshot| snapshot.restarts(room);
         if !record.snapshots.iter().any(is_queued) {
             record.snapshots.push_back(Snapshot::restart(room));
+            self.recount_watcher(watcher);
         }
         self.make_ready(watcher);
     }

@@ -31,7 +31,7 @@ struct RoomChange {
     before: RoomEdge,
     count: usize,
     joined: VecDeque<Arc<Told>>,
-    left: VecDeque<Arc<Told>>,
+    left: VecDeque<UserId>,
     is_truncated: bool,
 }
 
@@ -44,6 +44,16 @@ impl Backlog {
     /// The room is watched no more.
     pub fn forget_room(&mut self, room: u32) {
         self.rooms.retain(|change| change.before.room != room);
+    }
+
+    /// Bytes of its lists, about; the presences to which they point are not in them.
+    pub fn held_bytes(&self) -> usize {
+        let of_room = |change: &RoomChange| {
+            change.joined.len() * size_of::<Arc<Told>>() + change.left.len() * size_of::<UserId>()
+        };
+        self.users.len() * size_of::<Arc<Told>>()
+            + self.rooms.len() * size_of::<RoomChange>()
+            + self.rooms.iter().map(of_room).sum::<usize>()
     }
 
     fn is_empty(&self) -> bool {
@@ -128,7 +138,7 @@ impl WatchTable {
                 RoomRest {
                     count: record.count_for(edge),
                     is_truncated: record.is_truncated && is_named,
-                    members: members_to_tell(record, edge, since, &asked.names),
+                    members: members_to_tell(record, edge, since, &std::mem::take(&mut asked.names)),
                     left: left_to_tell(record, edge, since, asked.happened, std::mem::take(&mut asked.left)),
                 }
             });
@@ -445,61 +455,60 @@ fn left_to_tell(
     edge: &RoomEdge,
     since: Option<Version>,
     happened: u64,
-    mut left: Vec<Arc<Told>>,
-) -> VecDeque<Arc<Told>> {
+    mut left: Vec<UserId>,
+) -> VecDeque<UserId> {
     if since.is_none() || edge.detail == Detail::Count {
         return VecDeque::new();
     }
     for entry in room.since(happened).into_iter().flatten() {
-        if let LogEntry::Left(told) = entry
-            && left.iter().all(|gone| gone.user.id != told.user.id)
+        if let LogEntry::Left(id, _) = entry
+            && !left.contains(id)
             && !is_on(Break::StaleSnapshot)
         {
-            left.push(Arc::clone(told));
+            left.push(id.clone());
         }
     }
-    left.into_iter().filter(|told| !room.has_member(&told.user.id)).collect()
+    left.into_iter().filter(|id| !room.has_member(id)).collect()
 }
 
 /// What happened in a room, taken together.
 struct Net<'a> {
     joined: Vec<&'a Arc<Told>>,
-    left: Vec<&'a Arc<Told>>,
+    left: Vec<&'a UserId>,
     changed: Vec<&'a Arc<Told>>,
 }
 
 /// What happened in a room after `told` things had, taken together; none where that is known no more.
 fn net_of(room: &FollowedRoom, told: u64) -> Option<Net<'_>> {
-    /// Whether the user was a member before, as what, and what was said of it last.
-    struct Course<'a> {
+    /// Whether the user was a member before, and as what if it then left.
+    struct Course {
         was_member: bool,
         known: Option<Version>,
-        last: &'a LogEntry,
     }
     let mut order = Vec::new();
-    let mut courses: HashMap<&UserId, Course<'_>> = HashMap::new();
+    let mut courses: HashMap<&UserId, Course> = HashMap::new();
     for entry in room.since(told)? {
-        let (LogEntry::Joined(told) | LogEntry::Left(told) | LogEntry::Changed(told)) = entry;
-        courses.entry(&told.user.id).and_modify(|course| course.last = entry).or_insert_with(|| {
-            order.push(&told.user.id);
-            let was_member = !matches!(entry, LogEntry::Joined(_));
-            let known = matches!(entry, LogEntry::Left(_)).then_some(told.version);
-            Course { was_member, known, last: entry }
+        let (id, was_member, known) = match entry {
+            LogEntry::Joined(id) => (id, false, None),
+            LogEntry::Left(id, version) => (id, true, Some(*version)),
+            LogEntry::Changed(id) => (id, true, None),
+        };
+        courses.entry(id).or_insert_with(|| {
+            order.push(id);
+            Course { was_member, known }
         });
     }
     let mut net = Net { joined: Vec::new(), left: Vec::new(), changed: Vec::new() };
     for id in order {
         let course = &courses[id];
         let member = room.members.get_key_value(id).map(|(member, _)| &member.0);
-        match (course.was_member, member, course.last) {
+        match (course.was_member, member) {
             // Who left and came back as it was has been there all along.
-            (true, Some(told), _) if course.known == Some(told.version) => {}
-            (true, Some(told), _) => net.changed.push(told),
-            (false, Some(told), _) => net.joined.push(told),
-            (true, None, LogEntry::Left(told) | LogEntry::Joined(told) | LogEntry::Changed(told)) => {
-                net.left.push(told)
-            }
-            (false, None, _) => {}
+            (true, Some(told)) if course.known == Some(told.version) => {}
+            (true, Some(told)) => net.changed.push(told),
+            (false, Some(told)) => net.joined.push(told),
+            (true, None) => net.left.push(id),
+            (false, None) => {}
         }
     }
     Some(net)
@@ -558,12 +567,12 @@ impl<'a> Message<'a> {
         room: &FollowedRoom,
         count: usize,
         list: (Option<&str>, &mut VecDeque<Arc<Told>>),
-        left: &mut VecDeque<Arc<Told>>,
+        left: &mut VecDeque<UserId>,
         is_truncated: bool,
     ) -> bool {
         let (name, presences) = list;
         let first = presences.front().map(|told| told.json().len() + 1);
-        let first = first.or_else(|| left.front().map(|told| escaped_bytes(told.user.id.as_str())));
+        let first = first.or_else(|| left.front().map(|id| escaped_bytes(id.as_str())));
         if !self.has_room(room_bytes(room) + first.unwrap_or_default()) {
             return false;
         }
@@ -586,18 +595,16 @@ impl<'a> Message<'a> {
             write_text(self.out, "]");
         }
         if presences.is_empty()
-            && let Some(told) = left.front()
-            && self.has_room(escaped_bytes(told.user.id.as_str()))
+            && let Some(id) = left.front()
+            && self.has_room(escaped_bytes(id.as_str()))
         {
             write_text(self.out, r#","left":["#);
             self.has_entry = false;
-            while let Some(told) = left.front() {
-                let id = told.user.id.as_str();
-                if !self.has_room(escaped_bytes(id)) {
-                    break;
-                }
+            while let Some(id) = left.front()
+                && self.has_room(escaped_bytes(id.as_str()))
+            {
                 self.separate();
-                write_json_string(self.out, id);
+                write_json_string(self.out, id.as_str());
                 left.pop_front();
             }
             write_text(self.out, "]");

@@ -7,6 +7,7 @@ use super::Told;
 use crate::protocol::cursor::Version;
 use crate::protocol::message::MessageId;
 use crate::protocol::message::write::write_id;
+use crate::protocol::user_id::UserId;
 
 /// A PRESENCE_STATE, while it waits for partitions or for the socket.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub struct SnapshotRoom {
     /// Of a room that is too large to be told by name, the first of its members, each with the version of the joining.
     pub names: Vec<(Arc<Told>, Version)>,
     /// Who left since the cursor.
-    pub left: Vec<Arc<Told>>,
+    pub left: Vec<UserId>,
     /// What is still to be written of it, once that has begun.
     pub rest: Option<RoomRest>,
 }
@@ -51,7 +52,7 @@ pub struct RoomRest {
     pub count: usize,
     pub is_truncated: bool,
     pub members: VecDeque<Arc<Told>>,
-    pub left: VecDeque<Arc<Told>>,
+    pub left: VecDeque<UserId>,
 }
 
 impl RoomRest {
@@ -82,6 +83,11 @@ impl Snapshot {
     /// The state of a room that nobody asked for.
     pub fn restart(room: u32) -> Self {
         Self { rooms: vec![SnapshotRoom::new(room, None)], is_unasked: true, ..Self::new(None, None) }
+    }
+
+    /// Bytes of its lists, about; the presences to which they point are not in them.
+    pub fn held_bytes(&self) -> usize {
+        self.users.len() * size_of::<u32>() + self.rooms.iter().map(SnapshotRoom::held_bytes).sum::<usize>()
     }
 
     /// Whether it is a state that nobody asked for.
@@ -115,5 +121,13 @@ impl Snapshot {
 impl SnapshotRoom {
     pub fn new(room: u32, awaits: Option<u32>) -> Self {
         Self { room, awaits, happened: 0, names: Vec::new(), left: Vec::new(), rest: None }
+    }
+
+    fn held_bytes(&self) -> usize {
+        let rest = self.rest.as_ref().map_or((0, 0), |rest| (rest.members.len(), rest.left.len()));
+        size_of::<Self>()
+            + self.names.len() * size_of::<(Arc<Told>, Version)>()
+            + rest.0 * size_of::<Arc<Told>>()
+            + (self.left.len() + rest.1) * size_of::<UserId>()
     }
 }

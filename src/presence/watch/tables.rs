@@ -20,6 +20,10 @@ pub const EDGE_BYTES: usize = size_of::<Edge>() + 2 * size_of::<u32>();
 
 const _: () = assert!(EDGE_BYTES <= 24, "10,000 watchers of 1,000 users each take 24 bytes a pair at most");
 
+/// What it takes that a user is a member of a watched room: an entry of an ordered table, at the average fullness of
+/// its nodes, and one of the user's.
+const MEMBER_BYTES: usize = size_of::<(ByUserId, MemberEntry)>() * 3 / 2 + size_of::<u32>() * 2;
+
 /// Entries of a log that are not worth a look at who was told.
 const LOG_MIN: usize = 64;
 
@@ -170,6 +174,8 @@ pub struct FollowedRoom {
     log_start: u64,
     /// The length at which the log is looked through for what everybody was told.
     pub trim_at: usize,
+    /// What [`FollowedRoom::kept_bytes`] was when it was counted.
+    pub counted_bytes: usize,
 }
 
 /// A member of a watched room.
@@ -180,13 +186,13 @@ pub struct MemberEntry {
     pub joined: Version,
 }
 
-/// What happened in a watched room.
+/// What happened in a watched room, and to whom: presences would be held here that nobody else holds any more.
 #[derive(Clone, Debug)]
 pub enum LogEntry {
-    Joined(Arc<Told>),
-    /// Somebody left, who had been told of so.
-    Left(Arc<Told>),
-    Changed(Arc<Told>),
+    Joined(UserId),
+    /// Somebody left, whose presence had this version.
+    Left(UserId, Version),
+    Changed(UserId),
 }
 
 impl FollowedRoom {
@@ -209,6 +215,7 @@ impl FollowedRoom {
             log: VecDeque::new(),
             log_start: 0,
             trim_at: 0,
+            counted_bytes: 0,
         }
     }
 
@@ -220,6 +227,11 @@ impl FollowedRoom {
     pub fn unwatch(&mut self, slot: u32) -> Option<u32> {
         self.watchers.swap_remove(slot as usize);
         self.watchers.get(slot as usize).copied()
+    }
+
+    /// Bytes of its members and of what happened in it, about.
+    pub fn kept_bytes(&self) -> usize {
+        self.members.len() * MEMBER_BYTES + self.log.len() * size_of::<LogEntry>()
     }
 
     /// How many things have happened in it.
@@ -373,6 +385,8 @@ pub struct Watcher {
     pub backlog: Option<Box<Backlog>>,
     /// The cursor that it was given last.
     pub told_until: Version,
+    /// What [`Watcher::owed_bytes`] was when it was counted.
+    pub counted_bytes: usize,
 }
 
 impl Watcher {
@@ -392,7 +406,14 @@ impl Watcher {
             snapshots: VecDeque::new(),
             backlog: None,
             told_until: Version::default(),
+            counted_bytes: 0,
         }
+    }
+
+    /// Bytes of what it is still to be told, presences aside.
+    pub fn owed_bytes(&self) -> usize {
+        let states: usize = self.snapshots.iter().map(Snapshot::held_bytes).sum();
+        states + self.backlog.as_ref().map_or(0, |backlog| backlog.held_bytes())
     }
 
     pub fn edge(&self, user: u32) -> Option<Edge> {

@@ -400,3 +400,34 @@ fn a_state_that_was_asked_for_is_told_though_one_that_nobody_looks_at_waits_befo
     let told = world.deliver_what_is_due().concat();
     assert!(told.contains("bob") && told.contains(r#""complete":true"#), "{told}");
 }
+
+#[test]
+fn what_is_kept_for_those_who_were_not_told_is_counted_until_they_are() {
+    let mut world = World::new();
+    let members = crowd(&world);
+    world.watch(&[], "lobby", Detail::Full);
+    world.room_told("lobby", Some(Depth::Full), &[]);
+    assert!(world.deliver().contains(r#""members":[]"#));
+    let at_rest = world.table.held_bytes();
+
+    let joined = members.iter().map(|told| RoomEvent::Joined(Arc::clone(told), told.version)).collect();
+    world.happened("lobby", members.len(), joined);
+    let with_log = world.table.held_bytes();
+    let left = members.iter().map(|told| RoomEvent::Left(Arc::clone(told))).collect();
+    world.happened("lobby", 0, left);
+    let users = members.len() * (Slab::<FollowedUser>::ENTRY_BYTES + tables::INDEX_ENTRY_BYTES);
+    let told: usize = members.iter().map(|told| told.held_bytes()).sum();
+    assert!(with_log > at_rest + users + told + members.len() * 48, "{with_log}, {at_rest}");
+    assert!(members.iter().all(|told| Arc::strong_count(told) == 1), "a log keeps no presences");
+    world.pass(50);
+    assert_eq!(world.deliver_what_is_due(), Vec::<String>::new());
+
+    world.room_told("lobby", None, &members);
+    let told = world.table.held_bytes();
+    world.deliver();
+    assert!(world.table.held_bytes() > told + members.len() / 3 * 8, "the rest of a state");
+    while !world.deliver().is_empty() {}
+    world.unwatch("lobby");
+    world.table.ended(world.watcher, &mut Posts::default());
+    assert_eq!((world.table.held_bytes(), world.table.is_empty()), (0, true));
+}
