@@ -8,6 +8,7 @@ use rollcall::presence::change::{
     ConnectionKey, EndCause, Happening, Moment, NameHasher, Posts, Predecessor, PresenceEvent, SessionKey, UserRef,
 };
 use rollcall::presence::partition::{Partition, PartitionTerms};
+use rollcall::protocol::cursor::Version;
 use rollcall::protocol::message::MetadataUpdate;
 use rollcall::protocol::status::Status;
 use rollcall::protocol::user_id::UserId;
@@ -30,6 +31,7 @@ fn empty() -> Partition {
         connections_max: u32::MAX,
         oldest_yields: true,
         status_rate: None,
+        began: Version(0),
     };
     Partition::new(terms)
 }

@@ -56,6 +56,8 @@ pub struct PartitionTerms {
     pub oldest_yields: bool,
     /// How often one user may change its status, where that is limited.
     pub status_rate: Option<Rate>,
+    /// When the process began to serve.
+    pub began: Version,
 }
 
 /// The users whose hash falls to this partition.
@@ -225,8 +227,8 @@ impl Partition {
         Self {
             ties: vec![0; terms.partitions],
             pace: terms.status_rate.map(Pace::new),
+            clock: VersionClock::new(terms.began),
             terms,
-            clock: VersionClock::default(),
             users: Slab::default(),
             places: Slab::default(),
             users_by_hash: Index::default(),
@@ -1190,6 +1192,7 @@ mod tests {
         connections_max: u32::MAX,
         oldest_yields: true,
         status_rate: None,
+        began: Version(0),
     };
 
     /// A partition, the time, and what it posted.

@@ -31,6 +31,8 @@ pub struct RoomTerms {
     pub history_ms: u64,
     /// Departures that one partition remembers at most; older ones are forgotten first.
     pub departures_max: usize,
+    /// When the process began to serve.
+    pub began: Version,
 }
 
 /// The rooms whose hash falls to this partition.
@@ -99,8 +101,8 @@ impl Rooms {
         Self {
             ties: vec![0; terms.partitions],
             sources: vec![0; terms.partitions],
+            clock: VersionClock::new(terms.began),
             terms,
-            clock: VersionClock::default(),
             rooms: Slab::default(),
             rooms_by_hash: Index::default(),
             members: Slab::default(),
@@ -492,7 +494,8 @@ mod tests {
     #[test]
     fn who_left_is_remembered_by_name_and_counted_and_forgotten() {
         let (hasher, id) = (NameHasher::default(), UserId::parse("ana").unwrap());
-        let terms = RoomTerms { partitions: 1, detail_limit: 10, history_ms: 1_000, departures_max: 8 };
+        let terms =
+            RoomTerms { partitions: 1, detail_limit: 10, history_ms: 1_000, departures_max: 8, began: Version(0) };
         let (mut rooms, mut posts) = (Rooms::new(terms), Posts::default());
         let user = UserRef { hash: hasher.user(&id), id };
         let told = Arc::new(Told::new(user, Version(1), PresenceStatus::Online, None, Some(1), None));

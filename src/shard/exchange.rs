@@ -36,6 +36,7 @@ impl ExchangeTerms {
     pub fn new(config: &Config, shards: usize, process: u32, began_unix_ms: u64) -> Self {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let (history_ms, bounds) = (ms(config.history), Bounds::default());
+        let began = Version::at_ms(began_unix_ms);
         Self {
             partition: PartitionTerms {
                 partitions: shards,
@@ -49,6 +50,7 @@ impl ExchangeTerms {
                 },
                 oldest_yields: config.connection_that_yields == Yields::Oldest,
                 status_rate: Rate::new(config.status_rate_per_user, config.status_rate_per_user),
+                began,
             },
             address_connections_max: config.connections_per_address,
             rooms: RoomTerms {
@@ -56,6 +58,7 @@ impl ExchangeTerms {
                 detail_limit: config.room_detail_limit,
                 history_ms,
                 departures_max: bounds.departures,
+                began,
             },
             watch: WatchTerms {
                 partitions: shards,
@@ -65,7 +68,7 @@ impl ExchangeTerms {
                 users_max: config.watched_users_max,
                 rooms_max: config.rooms_max,
                 process,
-                began: Version::at_ms(began_unix_ms),
+                began,
                 bounds,
             },
         }

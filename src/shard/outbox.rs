@@ -487,6 +487,7 @@ mod tests {
                 connections_max: u32::MAX,
                 oldest_yields: true,
                 status_rate: None,
+                began: Version(0),
             };
             let (mut direct, mut late) = (Partition::new(terms.clone()), Partition::new(terms));
             let (mut direct_posts, mut late_posts) = (Posts::default(), Posts::default());
