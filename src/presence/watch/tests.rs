@@ -431,3 +431,25 @@ fn what_is_kept_for_those_who_were_not_told_is_counted_until_they_are() {
     world.table.ended(world.watcher, &mut Posts::default());
     assert_eq!((world.table.held_bytes(), world.table.is_empty()), (0, true));
 }
+
+#[test]
+fn what_rooms_were_still_to_tell_of_is_told_when_somebody_looks_again() {
+    let mut world = World::new();
+    world.watch(&[], "hall", Detail::Full);
+    world.room_told("hall", Some(Depth::Full), &[]);
+    assert!(world.deliver().contains("hall"));
+    changed_crowd(&mut world);
+    let bob = world.told("bob", 2, PresenceStatus::Online);
+    world.happened("hall", 1, vec![RoomEvent::Joined(bob, Version(2))]);
+    world.counted("lobby", 5);
+    world.pass(50);
+    let first = world.deliver();
+    assert!(!first.contains("bob") && !first.contains("lobby"), "{first}");
+    let (connection, ana) = (ConnectionKey { shard: 0, index: 0, generation: 0 }, world.user("ana").hash);
+    world.table.set_active(connection, ana, &mut world.watcher, false);
+    assert_eq!(world.deliver_what_is_due(), Vec::<String>::new());
+    world.table.set_active(connection, ana, &mut world.watcher, true);
+    let told = world.deliver_what_is_due().concat();
+    assert_eq!(told.matches(r#"{"room":"lobby","count":5}"#).count(), 1, "{told}");
+    assert_eq!(told.matches(r#"{"room":"hall","count":1,"members":[{"userId":"bob""#).count(), 1, "{told}");
+}
