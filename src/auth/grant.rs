@@ -8,7 +8,7 @@ use crate::protocol::room_name::RoomName;
 use crate::protocol::user_id::UserId;
 
 /// What separates patterns inside [`Patterns`]: no name has control characters.
-const SEPARATOR: char = '\0';
+const SEPARATOR: u8 = b'\0';
 
 /// What a verified token or the operator's service allows. Only [`crate::auth`] makes one.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Grant {
     }
 
     /// The grant of somebody whom nobody vouched for, where that is allowed.
-    pub(super) fn of_nobody(default: DefaultReach) -> Self {
+    pub(crate) fn of_nobody(default: DefaultReach) -> Self {
         Self::new(Claims::default(), default)
     }
 }
@@ -104,8 +104,8 @@ impl Reach {
 
     /// The bytes that it takes, itself included.
     pub fn held_bytes(&self) -> usize {
-        let rooms = self.rooms.as_ref().map_or(0, |rooms| rooms.full.0.len() + rooms.count.0.len());
-        size_of::<Self>() + self.watch.as_ref().map_or(0, |patterns| patterns.0.len()) + rooms
+        let rooms = self.rooms.as_ref().map_or(0, |rooms| rooms.full.len() + rooms.count.len());
+        size_of::<Self>() + self.watch.as_ref().map_or(0, Patterns::len) + rooms
     }
 }
 
@@ -116,25 +116,62 @@ impl fmt::Debug for Reach {
     }
 }
 
-/// Names, or beginnings of names where they end with `*`; one text, so that a grant costs one allocation for them.
+/// Names, and beginnings of names: those that ended with `*`.
 #[derive(Clone, PartialEq, Eq)]
-struct Patterns(Box<str>);
+struct Patterns {
+    names: Sorted,
+    /// None of them begins with another: so of those that are not after a name only the last can be its beginning.
+    beginnings: Sorted,
+}
 
 impl Patterns {
     fn new<'a>(patterns: impl Iterator<Item = &'a str>) -> Self {
-        let mut text = String::new();
-        for pattern in patterns {
-            text.push_str(pattern);
-            text.push(SEPARATOR);
-        }
-        Self(text.into_boxed_str())
+        let (mut beginnings, mut names): (Vec<&str>, Vec<&str>) = patterns.partition(|pattern| pattern.ends_with('*'));
+        names.sort_unstable();
+        names.dedup();
+        beginnings.iter_mut().for_each(|pattern| *pattern = &pattern[..pattern.len() - 1]);
+        beginnings.sort_unstable();
+        beginnings.dedup_by(|after, kept| after.starts_with(&**kept));
+        Self { names: Sorted::of(&names), beginnings: Sorted::of(&beginnings) }
     }
 
     fn match_name(&self, name: &str) -> bool {
-        self.0.split_terminator(SEPARATOR).any(|pattern| match pattern.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == pattern,
-        })
+        self.names.last_up_to(name) == Some(name)
+            || self.beginnings.last_up_to(name).is_some_and(|beginning| name.starts_with(beginning))
+    }
+
+    fn len(&self) -> usize {
+        self.names.0.len() + self.beginnings.0.len()
+    }
+}
+
+/// Texts in their order, each with [`SEPARATOR`] behind it: a claim may hold thousands, and a WATCH asks for as many.
+#[derive(Clone, PartialEq, Eq)]
+struct Sorted(Box<str>);
+
+impl Sorted {
+    fn of(texts: &[&str]) -> Self {
+        Self(texts.iter().flat_map(|text| [text, "\0"]).collect::<String>().into_boxed_str())
+    }
+
+    /// The last of the texts that is not after `name`.
+    fn last_up_to(&self, name: &str) -> Option<&str> {
+        let bytes = self.0.as_bytes();
+        // Those before `low` are not after it, those from `high` on are.
+        let (mut low, mut high, mut found) = (0, bytes.len(), None);
+        while low < high {
+            let is_end = |byte: &u8| *byte == SEPARATOR;
+            let middle = low + (high - low) / 2;
+            let start = low + bytes[low..middle].iter().rposition(is_end).map_or(0, |end| end + 1);
+            let end = start + bytes[start..].iter().position(is_end)?;
+            let text = self.0.get(start..end)?;
+            if text <= name {
+                (low, found) = (end + 1, Some(text));
+            } else {
+                high = start;
+            }
+        }
+        found
     }
 }
 
@@ -198,7 +235,7 @@ mod tests {
     proptest! {
         #[test]
         fn patterns_match_as_a_slow_model_does(
-            patterns in prop::collection::vec("[ab*]{1,4}", 0..5), name in "[ab*]{0,5}",
+            patterns in prop::collection::vec("[abé*]{1,4}", 0..12), name in "[abé*]{0,5}",
         ) {
             let model = patterns.iter().any(|pattern| {
                 let signs: Vec<char> = pattern.chars().collect();
