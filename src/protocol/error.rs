@@ -368,8 +368,8 @@ pub enum Refusal {
     /// A PROXY header from elsewhere.
     #[error("A PROXY header is not taken from here.")]
     ProxyHeaderUnasked,
-    /// Two forwarding headers that name different clients.
-    #[error("The headers Forwarded and X-Forwarded-For name different clients.")]
+    /// Two forwarding headers that name different clients, or one that cannot be read.
+    #[error("The header Forwarded cannot be read, or names another client than X-Forwarded-For.")]
     ForwardedTwice,
 }
 

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::address::is_in;
 use super::handshake::Upgrade;
 
-/// `Forwarded` and `X-Forwarded-For` name different clients: one of them is not the proxy's word.
+/// `Forwarded` and `X-Forwarded-For` name different clients: one of them is not the proxy's word. Or a quote in
+/// `Forwarded` is not closed: by it a client would have what the proxy adds taken for a part of what it sent itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contradiction;
 
@@ -23,6 +24,9 @@ pub fn client(upgrade: &Upgrade<'_>, trusted: &[IpNet]) -> Result<Option<IpAddr>
     let (mut standard, mut customary) = (None, None);
     for value in upgrade.header("forwarded") {
         let client = standard.get_or_insert(Client::default());
+        if Quotes::after(value).are_open {
+            return Err(Contradiction);
+        }
         elements(value).for_each(|element| client.pass(named_for(element), trusted));
     }
     for value in upgrade.header("x-forwarded-for") {
@@ -52,15 +56,34 @@ impl Client {
 
 /// The elements of one `Forwarded` header (RFC 7239 §4): between commas that are in no quotes.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let (mut in_quotes, mut is_escaped) = (false, false);
+    let mut quotes = Quotes::default();
     value.split(move |&byte| {
-        let is_comma = byte == b',' && !in_quotes;
-        if byte == b'"' && !is_escaped {
-            in_quotes = !in_quotes;
-        }
-        is_escaped = in_quotes && byte == b'\\' && !is_escaped;
+        let is_comma = byte == b',' && !quotes.are_open;
+        quotes.pass(byte);
         is_comma
     })
+}
+
+/// Where a place in a header stands to its quotes.
+#[derive(Default)]
+struct Quotes {
+    are_open: bool,
+    is_escaped: bool,
+}
+
+impl Quotes {
+    fn after(value: &[u8]) -> Self {
+        let mut quotes = Self::default();
+        value.iter().for_each(|&byte| quotes.pass(byte));
+        quotes
+    }
+
+    fn pass(&mut self, byte: u8) {
+        if byte == b'"' && !self.is_escaped {
+            self.are_open = !self.are_open;
+        }
+        self.is_escaped = self.are_open && byte == b'\\' && !self.is_escaped;
+    }
 }
 
 /// The address in the parameter `for` of an element, which may be there once.
@@ -153,8 +176,18 @@ mod tests {
         ] {
             assert_eq!(told(&[&format!("Forwarded: {value}")]), address(client), "{value}");
         }
-        for value in ["for=192.0.2.1;for=192.0.2.2", "proto=https", "for=\"192.0.2.1", "for=192.0.2.1, host=\"x"] {
+        for value in ["for=192.0.2.1;for=192.0.2.2", "proto=https"] {
             assert_eq!(told(&[&format!("Forwarded: {value}")]), Ok(None), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_the_client_leaves_open_does_not_swallow_what_the_proxy_adds() {
+        for sent in ["for=192.0.2.6;host=\"x", "for=192.0.2.6;\"", "for=192.0.2.6;host=\"\\", "for=\"192.0.2.6", "\""] {
+            for added in ["for=192.0.2.1", "for=\"[2001:db8::1]:4711\""] {
+                let lines = format!("Forwarded: {sent}, {added}");
+                assert_eq!(told(&[&lines]), Err(Contradiction), "{lines}");
+            }
         }
     }
 
