@@ -11,6 +11,8 @@ pub struct Rate {
     burst: u64,
 }
 
+const ONCE_A_SECOND: Rate = Rate { interval_ns: 1_000_000_000, burst: 1 };
+
 impl Rate {
     /// `burst` at once and `per_second` for good; `None` where `per_second` is 0, which stands for no limit.
     pub fn new(per_second: usize, burst: usize) -> Option<Self> {
@@ -77,6 +79,24 @@ impl Bucket {
     }
 }
 
+/// What is said once a second at most however often it happens, such as a line of the log that clients can cause.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    bucket: Bucket,
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// How many went unsaid since the last one that was said, where it is time for one more.
+    pub fn say(&mut self, now_ns: u64) -> Option<u64> {
+        if self.bucket.take(ONCE_A_SECOND, now_ns) {
+            return Some(std::mem::take(&mut self.unsaid));
+        }
+        self.unsaid += 1;
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -115,6 +135,16 @@ mod tests {
         assert_eq!(Rate::new(0, 5), None);
         assert_eq!(Rate::new(8, 8).map(|rate| rate.share(4)), Rate::new(2, 2));
         assert_eq!(Rate::new(1, 1).unwrap().share(8), Rate { interval_ns: 8_000 * MS, burst: 1 });
+    }
+
+    #[test]
+    fn what_happens_often_is_said_once_a_second_with_how_many_went_unsaid() {
+        let mut seldom = Seldom::default();
+        let mut at = |ms: u64| seldom.say(ms * MS);
+        assert_eq!(
+            [at(0), at(1), at(999), at(1_000), at(1_001), at(5_000)],
+            [Some(0), None, None, Some(2), None, Some(1)]
+        );
     }
 
     proptest! {

@@ -6,12 +6,20 @@
 //! ```text
 //! GET auth_url              200, 204   let in; a body holds claims in JSON, `{"allow": false}` among them
 //! the client's headers      401, 403   not let in
-//! X-Forwarded-Uri …         all else   a failure: `auth_failure` says what follows
+//! X-Forwarded-Uri …         all else   a failure
+//! X-Rollcall-User-Id
 //! ```
+//!
+//! A failure lets nobody in, for it may be the client's own doing: 431 for its many headers, or a queue that it fills.
+//! `auth_failure=open` changes that only while [`health_check`] finds that the service answers nobody.
+
+mod health_check;
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,8 +27,11 @@ use anyhow::{Context, bail};
 use aws_lc_rs::digest;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use ureq::Agent;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
+use self::health_check::HealthCheck;
 use super::claims::{self, Claims};
 use super::grant::Grant;
 use super::outgoing;
@@ -28,6 +39,8 @@ use super::verify::has_expired;
 use crate::config::{AuthFailure, Config, DefaultReach};
 use crate::protocol::denial::Denial;
 use crate::protocol::handshake::Upgrade;
+use crate::protocol::query::Query;
+use crate::rate::Seldom;
 
 /// The most bytes of an answer's body.
 const BODY_BYTES_MAX: u64 = 256 * 1024;
@@ -38,9 +51,15 @@ const CACHED_BYTES: usize = 200;
 /// The longest time for which an answer is remembered, whatever it asks for.
 const CACHE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// Headers that are about the client's connection to us, not about the client (RFC 9110 §7.6.1), or that we say
-/// ourselves.
-const NOT_PASSED_ON: [&str; 20] = [
+/// All but what RFC 3986 §2.3 has nobody encode.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Headers that are not the client's to say to the service:
+/// - about its connection to us (RFC 9110 §7.6.1), or what we say ourselves;
+/// - those that ask for another status, or for a part of the answer (§13, §14);
+/// - those by which frameworks take a request for one to another path or by another method, and CGI programs take a
+///   proxy of the client's choice (CVE-2016-5385).
+const NOT_PASSED_ON: [&str; 32] = [
     "accept",
     "accept-encoding",
     "connection",
@@ -48,16 +67,28 @@ const NOT_PASSED_ON: [&str; 20] = [
     "expect",
     "forwarded",
     "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
     "keep-alive",
+    "proxy",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "range",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
     "via",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
     "x-real-ip",
+    "x-rewrite-url",
     "sec-websocket-key",
     "sec-websocket-version",
     "sec-websocket-extensions",
@@ -73,7 +104,10 @@ impl Question {
     pub fn new(upgrade: &Upgrade<'_>) -> Self {
         let passed_on = upgrade.headers().filter(|(name, _)| {
             let name = name.to_ascii_lowercase();
-            !NOT_PASSED_ON.contains(&name.as_str()) && !name.starts_with("x-forwarded-")
+            // To CGI and all that descends from it, `X_Forwarded_Uri` is `X-Forwarded-Uri`.
+            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            let is_ours = name.starts_with("x-forwarded-") || name.starts_with("x-rollcall-");
+            is_plain && !is_ours && !NOT_PASSED_ON.contains(&name.as_str())
         });
         let mut headers: Vec<_> = passed_on.map(|(name, value)| (Box::from(name), Box::from(value))).collect();
         let mut say = |name: &str, value: &[u8]| headers.push((Box::from(name), Box::from(value)));
@@ -82,7 +116,18 @@ impl Question {
         if let Some(host) = upgrade.header("host").next() {
             say("X-Forwarded-Host", host);
         }
+        // Readers of queries differ (what separates, which of two counts), so that it is said as it was read here.
+        if let Ok(query) = Query::parse(upgrade.query) {
+            let user_id = utf8_percent_encode(query.user_id.as_str(), ENCODED).to_string();
+            say("X-Rollcall-User-Id", user_id.as_bytes());
+        }
         Self { headers }
+    }
+
+    /// A question in which no client has a word.
+    fn of_nobody() -> Self {
+        let headers = [("X-Forwarded-Method", "GET"), ("X-Forwarded-Uri", "/")];
+        Self { headers: headers.map(|(name, value)| (Box::from(name), Box::from(value.as_bytes()))).into() }
     }
 
     /// What tells it from other questions.
@@ -134,14 +179,18 @@ pub type Reply = Box<dyn FnOnce(Answer) + Send>;
 pub struct Service {
     jobs: Sender<Job>,
     terms: ServiceTerms,
+    /// Nothing is sent: that the last of them is dropped ends the health check.
+    _checks: Sender<Infallible>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct ServiceTerms {
     deadline: Duration,
     failure: AuthFailure,
     default_reach: DefaultReach,
     leeway_s: u64,
+    /// Whether it answers nobody, as far as [`health_check`] knows.
+    is_down: Arc<AtomicBool>,
 }
 
 struct Job {
@@ -162,12 +211,26 @@ impl Service {
         let terms = ServiceTerms::new(config);
         let (jobs, waiting) = bounded(config.auth_queue);
         let cache = Arc::new(Mutex::new(Cache::new(config.auth_cache)));
+        let complaints = Arc::new(Mutex::new(Seldom::default()));
+        let (checks, ended) = bounded(0);
+        if terms.failure == AuthFailure::Open {
+            let is_down = Arc::clone(&terms.is_down);
+            let check =
+                HealthCheck { agent: agent.clone(), url: url.clone(), deadline: terms.deadline, is_down, ended };
+            thread::Builder::new()
+                .name("auth-check".to_owned())
+                .spawn(move || check.run())
+                .context("the thread that checks auth_url cannot be started")?;
+        }
+        let began = Instant::now();
         for index in 0..config.auth_threads {
             let worker = Worker {
                 agent: agent.clone(),
                 url: url.clone(),
-                terms,
+                terms: terms.clone(),
                 cache: Arc::clone(&cache),
+                complaints: Arc::clone(&complaints),
+                began,
                 jobs: waiting.clone(),
             };
             thread::Builder::new()
@@ -175,22 +238,23 @@ impl Service {
                 .spawn(move || worker.run())
                 .context("a thread that asks auth_url cannot be started")?;
         }
-        Ok(Some(Self { jobs, terms }))
+        Ok(Some(Self { jobs, terms, _checks: checks }))
     }
 
     /// A service whose questions nobody answers but the test.
     #[cfg(test)]
     pub fn rehearsed(config: &Config) -> (Self, impl Fn(Result<&str, Denial>) + use<>) {
         let terms = ServiceTerms::new(config);
+        let default_reach = terms.default_reach;
         let (jobs, waiting) = bounded::<Job>(config.auth_queue);
         let answer = move |said: Result<&str, Denial>| {
             let Ok(job) = waiting.try_recv() else { return };
             let claims = |text: &str| claims::read(&mut text.as_bytes().to_vec()).unwrap_or_default();
-            let verdict = said.map(|text| Grant::new(claims(text), terms.default_reach));
+            let verdict = said.map(|text| Grant::new(claims(text), default_reach));
             let outcome = if verdict.is_ok() { Outcome::Allowed } else { Outcome::Denied };
             (job.reply)(Answer { verdict, outcome, took: Duration::from_millis(5) });
         };
-        (Self { jobs, terms }, answer)
+        (Self { jobs, terms, _checks: bounded(0).0 }, answer)
     }
 
     /// Asks; `reply` is called with the answer on another thread.
@@ -210,15 +274,14 @@ impl ServiceTerms {
             failure: config.auth_failure,
             default_reach: config.default_reach,
             leeway_s: config.jwt_leeway.as_secs(),
+            is_down: Arc::default(),
         }
     }
 
     /// What follows when the service says nothing.
     fn failed(&self, outcome: Outcome, took: Duration) -> Answer {
-        let verdict = match self.failure {
-            AuthFailure::Closed => Err(Denial::Unavailable),
-            AuthFailure::Open => Ok(Grant::of_nobody(self.default_reach)),
-        };
+        let lets_in = self.failure == AuthFailure::Open && self.is_down.load(Ordering::Relaxed);
+        let verdict = if lets_in { Ok(Grant::of_nobody(self.default_reach)) } else { Err(Denial::Unavailable) };
         Answer { verdict, outcome, took }
     }
 }
@@ -228,6 +291,9 @@ struct Worker {
     url: String,
     terms: ServiceTerms,
     cache: Arc<Mutex<Cache>>,
+    /// A line for each failure would let clients fill the log.
+    complaints: Arc<Mutex<Seldom>>,
+    began: Instant,
     jobs: Receiver<Job>,
 }
 
@@ -271,7 +337,10 @@ impl Worker {
                 (verdict, outcome)
             }
             Err(error) => {
-                tracing::warn!(error = %format_args!("{error:#}"), "auth_url gave no answer");
+                let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                if let Some(unsaid) = self.complaints.lock().say(now_ns) {
+                    tracing::warn!(error = %format_args!("{error:#}"), unsaid, "auth_url gave no answer");
+                }
                 (self.terms.failed(Outcome::Failed, Duration::ZERO).verdict, Outcome::Failed)
             }
         }
@@ -282,11 +351,7 @@ impl Worker {
         if left.is_zero() {
             bail!("auth_timeout had passed before it was asked");
         }
-        let mut request = self.agent.get(&self.url);
-        for (name, value) in &question.headers {
-            request = request.header(&**name, &**value);
-        }
-        let mut answer = request.config().timeout_global(Some(left)).build().call()?;
+        let mut answer = put(&self.agent, &self.url, question, left)?;
         let values = answer.headers().get_all("cache-control").iter().filter_map(|value| value.to_str().ok());
         let keep = keep_for(values);
         let said = match answer.status().as_u16() {
@@ -314,6 +379,15 @@ impl Worker {
             Ok(Grant::new(claims, self.terms.default_reach))
         })
     }
+}
+
+/// Puts `question` to the service at `url`.
+fn put(agent: &Agent, url: &str, question: &Question, deadline: Duration) -> Result<Response<Body>, ureq::Error> {
+    let mut request = agent.get(url);
+    for (name, value) in &question.headers {
+        request = request.header(&**name, &**value);
+    }
+    request.config().timeout_global(Some(deadline)).build().call()
 }
 
 /// For how long an answer with these `Cache-Control` headers may be remembered (RFC 9111 §5.2.2): as long as it says,
