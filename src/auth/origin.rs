@@ -4,6 +4,8 @@
 //! is the header `Origin`, which a page cannot set. A client that is no browser sends what it likes, or nothing:
 //! against those only a token helps.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 /// The origins that are allowed; all of them where none is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
@@ -94,12 +96,29 @@ impl Hosts {
         }
         let Some(host) = header.and_then(|header| str::from_utf8(header).ok()) else { return false };
         let host = host.to_ascii_lowercase();
-        let without_port = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => &host,
-        };
-        self.0.iter().any(|ours| *ours == host || *ours == without_port)
+        self.0.iter().any(|ours| *ours == host || ours == without_port(&host))
     }
+
+    /// Whether a request for the host in `header` may read what is served beside WebSockets. Scrapers and probes call
+    /// hosts by their addresses, or by no name at all; a page of a browser that was made to point here has a name.
+    pub fn admit_reader(&self, header: Option<&[u8]>) -> bool {
+        let Some(host) = header else { return true };
+        self.admit(header) || str::from_utf8(host).is_ok_and(|host| is_address(without_port(host)))
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Whether `name` is this host's own or an address, which no name service has a say in.
+fn is_address(name: &str) -> bool {
+    let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || inside.map_or_else(|| name.parse::<Ipv4Addr>().is_ok(), |name| name.parse::<Ipv6Addr>().is_ok())
 }
 
 #[cfg(test)]
@@ -180,5 +199,21 @@ mod tests {
         assert!(!ours.admit(None) && !ours.admit(Some(b"\xff")));
         assert!(Hosts::default().admit(None));
         assert_eq!(Hosts::new(&["http://a/".to_owned()]), Err("http://a/"));
+    }
+
+    #[test]
+    fn whoever_calls_the_host_by_an_address_is_no_page_whose_name_was_made_to_point_here() {
+        let ours = Hosts::new(&["chat.example".to_owned()]).unwrap();
+        for host in
+            ["chat.example:3001", "127.0.0.1", "10.0.0.7:3001", "[::1]", "[2001:db8::1]:80", "localhost:1", "LOCALHOST"]
+        {
+            assert!(ours.admit_reader(Some(host.as_bytes())), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example:3001", "127.1", "::1", "[evil]", "localhost.evil", "", "1"]
+        {
+            assert!(!ours.admit_reader(Some(host.as_bytes())), "{host}");
+        }
+        assert!(ours.admit_reader(None) && !ours.admit_reader(Some(b"\xff")));
+        assert!(Hosts::default().admit_reader(Some(b"evil.example")));
     }
 }

@@ -367,11 +367,11 @@ knobs! {
         auth_url: Text = Text, None;
         /// How long an answer of auth_url is waited for.
         auth_timeout: Time = time(Duration::from_millis(10), MINUTE), Duration::from_secs(5);
-        /// Whether clients are let in when auth_url gives no answer: open or closed.
+        /// Whether clients are let in while auth_url answers nobody: open or closed.
         auth_failure: Choice<AuthFailure> = Choice::any(), AuthFailure::Closed;
         /// Threads that ask auth_url; each has one request under way.
         auth_threads: Count = count(1, 256), 8;
-        /// Clients that may wait for one of those threads; those above it are answered as auth_failure says.
+        /// Clients that may wait for one of those threads; those above it are told to come again later.
         auth_queue: Count = count(1, 1_048_576), 1024;
         /// Bytes for answers of auth_url that may be remembered, by their Cache-Control: max-age.
         auth_cache: Size = size(0, 1024 * MIB), 16 * MIB;

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::auth::control_keys::{ControlKeys, Scope};
 use crate::auth::credentials::bearer_token;
-use crate::auth::origin::Origins;
+use crate::auth::origin::{Hosts, Origins};
 use crate::config::{CONTROL_KEYS_VARIABLE, Config, ControlPages};
 use crate::protocol::plain::PlainPath;
 use crate::stamp::Stamp;
@@ -29,6 +29,7 @@ pub struct ControlAccess {
     /// Whether only this host can reach the port; then a port without keys is open to it.
     is_local: bool,
     origins: Origins,
+    hosts: Hosts,
 }
 
 impl ControlAccess {
@@ -42,6 +43,7 @@ impl ControlAccess {
         let lasting = lasting.context(CONTROL_KEYS_VARIABLE)?.unwrap_or_default();
         let file = config.control_keys_file.clone();
         let origins = Origins::new(&config.control_cors_origins);
+        let hosts = Hosts::new(&config.allowed_hosts);
         // Before it is read: what changes meanwhile is seen the next time.
         let seen = file.as_deref().and_then(Stamp::of);
         Ok(Self {
@@ -52,6 +54,7 @@ impl ControlAccess {
             open_pages: config.control_open_pages,
             is_local: config.control_listen.ip().is_loopback(),
             origins: origins.map_err(|wrong| anyhow!("control_cors_origins: {wrong:?} is no origin"))?,
+            hosts: hosts.map_err(|wrong| anyhow!("allowed_hosts: {wrong:?} is no host"))?,
         })
     }
 
@@ -68,6 +71,11 @@ impl ControlAccess {
         let (Some(header), None) = (authorization.next(), authorization.next()) else { return false };
         let key = bearer_token(header).ok().flatten();
         key.and_then(|key| self.keys.read().scope(key.as_bytes())) >= Some(Scope::Read)
+    }
+
+    /// Whether a request for the host in this header may see `page`: any may see whether the server is well.
+    pub fn knows_host(&self, page: PlainPath, host: Option<&[u8]>) -> bool {
+        page != PlainPath::Metrics || self.hosts.admit_reader(host)
     }
 
     /// Reads the file of keys anew, where there is one. If it is of no use, the keys in force stay, and a line in the

@@ -88,6 +88,9 @@ pub enum Refusal {
     /// A page that needs a key.
     #[error("A key is needed here: Authorization: Bearer, with a key of control_keys_file.")]
     Unauthorized,
+    /// A host that is not in `allowed_hosts`, and no address.
+    #[error("This is not the host that the request is for.")]
+    Host,
     /// A path without a page.
     #[error("There is no such page: /health, /health/live, /health/ready and /metrics are here.")]
     NotFound,
@@ -121,6 +124,7 @@ impl Refusal {
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
             Self::UriTooLong => 414,
+            Self::Host => 421,
             Self::HeadersTooLarge => 431,
             Self::Busy => 503,
             Self::VersionNotSupported => 505,
@@ -264,6 +268,7 @@ fn parse(head: &[u8], access: &ControlAccess) -> Result<Request, Refused> {
     match (PlainPath::from_path(path), method) {
         (None, _) => refuse(Refusal::NotFound),
         (Some(_), None) => refuse(Refusal::MethodNotAllowed),
+        (Some(path), Some(_)) if !access.knows_host(path, headers.values("host").next()) => refuse(Refusal::Host),
         (Some(path), Some(_)) if !asks_first && !access.admit(path, headers.values("authorization")) => {
             refuse(Refusal::Unauthorized)
         }
@@ -289,8 +294,8 @@ fn origin_form(target: &str) -> Option<&str> {
     }
     let (scheme, rest) = target.split_once("://")?;
     let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let slash = rest.find('/').filter(|&slash| is_http && slash > 0)?;
-    Some(&rest[slash..])
+    let end = rest.find(['/', '?']).filter(|&end| is_http && end > 0)?;
+    Some(&rest[end..]).filter(|path| path.starts_with('/'))
 }
 
 struct Headers<'h, 'b>(&'h [httparse::Header<'b>]);
@@ -420,6 +425,7 @@ fn phrase(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         414 => "URI Too Long",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
@@ -520,6 +526,27 @@ mod tests {
                 get(PlainPath::HealthLive, Persistence::Close),
             ]
         );
+    }
+
+    #[test]
+    fn metrics_are_read_from_a_page_only_by_a_name_of_this_host() {
+        let config = Config { allowed_hosts: vec!["chat.example".to_owned()], ..Config::default() };
+        let access = Arc::new(ControlAccess::new(&config).unwrap());
+        let asked = |text: &str| {
+            let mut reader = RequestReader::new(Arc::clone(&access));
+            reader.feed(text.as_bytes());
+            read_all(&mut reader)
+        };
+        let refused = Refused { refusal: Refusal::Host, without_body: false, persistence: Persistence::Keep };
+        assert_eq!(asked("GET /metrics HTTP/1.1\r\nHost: evil.example:3001\r\n\r\n"), [Err(refused)]);
+        for (head, path, persistence) in [
+            ("GET /metrics HTTP/1.1\r\nHost: chat.example", PlainPath::Metrics, Persistence::Keep),
+            ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:3001", PlainPath::Metrics, Persistence::Keep),
+            ("GET /metrics HTTP/1.0", PlainPath::Metrics, Persistence::Close),
+            ("GET /health HTTP/1.1\r\nHost: evil.example", PlainPath::Health, Persistence::Keep),
+        ] {
+            assert_eq!(asked(&format!("{head}\r\n\r\n")), [get(path, persistence)], "{head}");
+        }
     }
 
     /// What every test of the wire below holds against being cut.
@@ -776,6 +803,7 @@ mod tests {
             Refusal::BadRequest,
             Refusal::Body,
             Refusal::Unauthorized,
+            Refusal::Host,
             Refusal::NotFound,
             Refusal::MethodNotAllowed,
             Refusal::Timeout,

@@ -22,7 +22,12 @@ pub enum Request<'a> {
     /// To become a WebSocket.
     Upgrade(Upgrade<'a>),
     /// One of the pages that control answers.
-    Plain(PlainRequest),
+    Plain {
+        /// What is asked.
+        request: PlainRequest,
+        /// The header `Host`; HTTP/1.0 may leave it out.
+        host: Option<&'a [u8]>,
+    },
 }
 
 /// A valid request to become a WebSocket. Only [`parse`] makes one.
@@ -37,10 +42,11 @@ pub struct Upgrade<'a> {
 }
 
 impl<'a> Upgrade<'a> {
-    /// The request's target as it was written.
+    /// The request's target: its path and query as they were written.
     pub fn target(&self) -> &'a str {
         let line = self.head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-        str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)).unwrap_or_default()
+        let target = str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1));
+        target.and_then(origin_form).unwrap_or_default()
     }
 
     /// Every header: its name as it was written, and its value without the blanks around it.
@@ -144,11 +150,11 @@ pub fn parse(head: &[u8]) -> Result<Request<'_>, Refused> {
     if headers.announce_body() {
         return refuse(Refusal::Body, allow);
     }
-    if version == 1 && headers.count("host") != 1 {
+    if headers.count("host") > 1 || version == 1 && headers.count("host") == 0 {
         return refuse(Refusal::BadRequest, allow);
     }
     if let Some(path) = plain {
-        return Ok(Request::Plain(PlainRequest { method, path }));
+        return Ok(Request::Plain { request: PlainRequest { method, path }, host: headers.values("host").next() });
     }
     let asks = headers.have_token("upgrade", "websocket") && headers.have_token("connection", "upgrade");
     if !asks || headers.only("sec-websocket-version") != Some("13") {
@@ -216,16 +222,23 @@ pub fn write_refusal(out: &mut Vec<u8>, refused: &Refused) {
 
 /// Whether a line ends without a carriage return, which proxies may read otherwise than we would (RFC 9112 §2.2).
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+    head.starts_with(b"\n") || head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
 }
 
 /// The target without scheme and authority, which a request through a proxy may have (RFC 9112 §3.2.2).
+///
+/// `None` where others could find another query in it: a fragment is no part of a target, and no slash behind a `?`
+/// begins a path.
 fn origin_form(target: &str) -> Option<&str> {
+    if target.contains('#') {
+        return None;
+    }
     if target.starts_with('/') {
         return Some(target);
     }
     let rest = target.strip_prefix("http://").or_else(|| target.strip_prefix("ws://"))?;
-    rest.find('/').map(|slash| &rest[slash..])
+    let end = rest.find(['/', '?']).filter(|&end| end > 0)?;
+    Some(&rest[end..]).filter(|path| path.starts_with('/'))
 }
 
 /// Whether `key` is 16 bytes in base64: 22 characters of its alphabet and two of padding (RFC 6455 §4.1).
@@ -295,7 +308,7 @@ pub fn fuzz(data: &[u8]) {
             assert_eq!(head_end(&out, 0, BYTES_MAX), Ok(Some(out.len())));
             let _ = super::query::Query::parse(upgrade.query);
         }
-        Ok(Request::Plain(_)) => {}
+        Ok(Request::Plain { .. }) => {}
         Err(refused) => {
             write_refusal(&mut out, &refused);
             assert!(out.starts_with(format!("HTTP/1.1 {} ", refused.refusal.status()).as_bytes()));
@@ -336,6 +349,20 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn everybody_finds_the_same_query_in_a_target() {
+        let head = |target: &str| format!("{UPGRADE}\r\n").replace("/?userId=ana", target);
+        for target in
+            ["http://x?userId=bob&a=/?userId=ana", "http:///?userId=ana", "/?userId=bob#", "http://x#/?userId=ana"]
+        {
+            assert_eq!(refusal(&head(target)), Refusal::BadRequest, "{target}");
+        }
+        let head = head("http://x/ws?userId=ana");
+        let Ok(Request::Upgrade(upgrade)) = parse(head.as_bytes()) else { panic!("refused") };
+        assert_eq!((upgrade.target(), upgrade.query), ("/ws?userId=ana", "userId=ana"));
+        assert_eq!(refusal(&format!("\n{UPGRADE}\r\n")), Refusal::BadRequest);
     }
 
     #[test]
@@ -423,9 +450,11 @@ mod tests {
     #[test]
     fn plain_pages_are_recognised_with_their_method() {
         let request = parse(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        assert_eq!(request, Request::Plain(PlainRequest { method: Method::Head, path: PlainPath::Metrics }));
+        let metrics = PlainRequest { method: Method::Head, path: PlainPath::Metrics };
+        assert_eq!(request, Request::Plain { request: metrics, host: Some(b"x") });
         let request = parse(b"GET /health?x=y HTTP/1.0\r\n\r\n").unwrap();
-        assert_eq!(request, Request::Plain(PlainRequest { method: Method::Get, path: PlainPath::Health }));
+        let health = PlainRequest { method: Method::Get, path: PlainPath::Health };
+        assert_eq!(request, Request::Plain { request: health, host: None });
     }
 
     #[test]

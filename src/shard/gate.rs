@@ -127,7 +127,8 @@ impl Gate {
             }
             Ok(_) if self.authority.service.is_some() => self.ask(connection, upgrade),
             Ok(_) if !self.authority.required => {
-                self.entry = Entry::Unasked;
+                // Who leaves the token out sees no more than who has one that grants nothing.
+                self.entry = Entry::Granted(Grant::of_nobody(self.authority.terms.default_reach));
                 Admission::Open
             }
             Ok(_) if self.authority.message_timeout.is_zero() => self.deny(Denial::Missing),
@@ -136,6 +137,11 @@ impl Gate {
                 Admission::Open
             }
         }
+    }
+
+    /// Whether a request for this host, as its header says, may read more than whether the server is well.
+    pub fn admits_reader(&self, host: Option<&[u8]>) -> bool {
+        self.authority.hosts.admit_reader(host)
     }
 
     /// How the connection goes on that was just admitted.

@@ -204,6 +204,10 @@ impl Application for Sessions {
         self.gate.admit(now, connection, upgrade)
     }
 
+    fn admits_reader(&self, host: Option<&[u8]>) -> bool {
+        self.gate.admits_reader(host)
+    }
+
     fn open(
         &mut self,
         now: Now,
@@ -446,7 +450,10 @@ impl Sessions {
             }
             Err(denial) => {
                 let invalid = InvalidMessage::BadToken { reason: denial.sentence() };
-                self.state.answer_invalid(session, &invalid, id, out)
+                match self.state.answer_invalid(session, &invalid, id, out) {
+                    Verdict::Continue => Verdict::Reschedule,
+                    verdict => verdict,
+                }
             }
         }
     }

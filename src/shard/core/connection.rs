@@ -166,8 +166,12 @@ impl<S, Session> Connection<S, Session> {
             Phase::Answering { since_ms } => (since_ms + limits.handshake_timeout_ms, Due::Forget),
             Phase::Closing { since_ms, .. } => (since_ms + limits.close_timeout_ms, Due::Forget),
             Phase::Open { message_ms, silence_ms, probed_after_ms, .. } => {
+                let session = session_deadline_ms().map(|due_ms| (due_ms, Due::Session));
                 if let Some(held) = held {
-                    return held;
+                    // A token ends whether or not its client takes its answers.
+                    return session
+                        .into_iter()
+                        .fold(held, |first, other| if other.0 < first.0 { other } else { first });
                 }
                 let probe = match (limits.probe_after_ms, probed_after_ms) {
                     (0, 0) => None,
@@ -182,7 +186,6 @@ impl<S, Session> Connection<S, Session> {
                     .then(|| (message_ms + u64::from(silence_ms), Due::Silent { after_ms: silence_ms }));
                 let slow = extra.filter(|extra| extra.assembly.is_some()).and_then(|extra| extra.message_began_ms);
                 let slow = slow.map(|began_ms| (began_ms + limits.message_timeout_ms, Due::SlowMessage));
-                let session = session_deadline_ms().map(|due_ms| (due_ms, Due::Session));
                 // With everything switched off nothing is ever due; the far future stands for that.
                 [probe, silent, slow, stalled, session]
                     .into_iter()

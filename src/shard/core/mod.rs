@@ -67,6 +67,11 @@ pub trait Application {
         Admission::Open
     }
 
+    /// Whether a request for this host, as its header says, may read more than whether the server is well.
+    fn admits_reader(&self, _host: Option<&[u8]>) -> bool {
+        true
+    }
+
     /// Opens the connection of a request that was granted, when the response 101 has been appended to `out`; what opens
     /// the conversation is appended behind it.
     ///
@@ -264,7 +269,8 @@ pub enum Verdict {
         /// Whether nothing more is read from it until [`Action::Release`].
         hold: bool,
     },
-    /// It goes on, with another [`Application::session_deadline_ms`].
+    /// It goes on, perhaps with another [`Application::session_deadline_ms`]. It was so much work that what follows
+    /// waits for the next turn.
     Reschedule,
     /// It is closed, after what was answered.
     Close(Close),
@@ -865,12 +871,17 @@ impl<A: Application, S> Core<A, S> {
                 Ok(()) => self.request_upgrade(now, connection, &upgrade, head, rest),
                 Err(refusal) => self.refuse(now, connection, &refusal.into()),
             },
-            (Ok(Request::Plain(PlainRequest { method, path: PlainPath::Metrics })), _)
+            (Ok(Request::Plain { request: PlainRequest { method, path: PlainPath::Metrics }, .. }), _)
                 if !self.limits.public_metrics =>
             {
                 self.refuse(now, connection, &Refused::to(method, Refusal::NotFound));
             }
-            (Ok(Request::Plain(request)), _) => {
+            (Ok(Request::Plain { request: PlainRequest { method, path: PlainPath::Metrics }, host }), _)
+                if !self.application.admits_reader(host) =>
+            {
+                self.refuse(now, connection, &Refused::to(method, Refusal::Host));
+            }
+            (Ok(Request::Plain { request, .. }), _) => {
                 self.connections[connection.index].phase = Phase::Answering { since_ms: now.elapsed_ms() };
                 self.wheel.hasten(connection.index, now.elapsed_ms() + self.limits.handshake_timeout_ms);
                 self.metrics.http_requests_total.increment();
@@ -994,6 +1005,7 @@ impl<A: Application, S> Core<A, S> {
                             None
                         }
                         Verdict::Reschedule => {
+                            budget = 0;
                             if let Some(due_ms) = self.application.session_deadline_ms(connection) {
                                 self.wheel.hasten(connection.index, due_ms);
                             }

@@ -2,6 +2,7 @@
 //! connections it does not know.
 
 pub mod clock;
+pub mod handovers;
 pub mod inbox;
 pub mod listener;
 pub mod socket;
@@ -17,6 +18,7 @@ use mio::event::Event;
 use mio::{Events, Poll, Token};
 
 use self::clock::Clock;
+use self::handovers::Handovers;
 use self::inbox::{Address, ControlOrder, Inbox};
 use self::listener::{Accepted, Listener};
 use self::socket::{Socket, Transfer, Transport};
@@ -25,6 +27,7 @@ use super::{ConnectionId, Now};
 use crate::metrics::{DROP_TLS, ShardMetrics};
 use crate::protocol::error::Refusal;
 use crate::protocol::plain::PlainRequest;
+use crate::rate::Seldom;
 
 /// The token under which each shard's waker is registered, by whoever made its poll.
 pub const WAKER: Token = Token(usize::MAX);
@@ -61,10 +64,6 @@ const PER_CLOCK: usize = 16;
 
 /// Connections that are closed in one turn while draining.
 const DRAIN_BUDGET: usize = 64;
-
-/// Plain requests of one shard that control may have before it has answered: also the room that a shard's inbox
-/// needs for the answers.
-pub const PLAIN_REQUESTS_MAX: usize = 256;
 
 /// How often a shard looks at what all of them hold, in milliseconds, beside before it accepts.
 const WEIGH_MS: u64 = 10;
@@ -149,8 +148,9 @@ pub struct Shard<A: Application, T: Transport> {
     unclocked: u32,
     /// When the clock was last read for latencies.
     clocked_ns: u64,
-    /// Plain requests that control has not answered.
-    handed_over: usize,
+    handovers: Handovers,
+    /// Of connections that could not be taken: each would be a line.
+    complaints: Seldom,
     mail_waits: bool,
     memory_full: bool,
     /// In which [`WEIGH_MS`] the shard last looked at what all hold.
@@ -188,7 +188,8 @@ impl<A: Application, T: Transport> Shard<A, T> {
             accepting: Accepting::Idle,
             unclocked: 0,
             clocked_ns: 0,
-            handed_over: 0,
+            handovers: Handovers::default(),
+            complaints: Seldom::default(),
             mail_waits: false,
             memory_full: false,
             weighed: 0,
@@ -276,7 +277,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
         while let Some(order) = self.parts.inbox.next_order() {
             match order {
                 ControlOrder::Response { connection, bytes } => {
-                    self.handed_over -= 1;
+                    self.handovers.remove(connection);
                     self.step(now, Input::Response { connection, bytes });
                 }
                 ControlOrder::Keys(keys) => T::set_keys(&mut self.parts.transport, keys),
@@ -380,7 +381,11 @@ impl<A: Application, T: Transport> Shard<A, T> {
     }
 
     fn serve_ready(&mut self, now: Now) {
-        for _ in 0..self.ready.len() {
+        for count in 0..self.ready.len() {
+            // Each has much to say, which may be signatures to verify; who is left is first in a later turn.
+            if count > 0 && self.has_lasted(now, until::EVENTS_NS) {
+                return;
+            }
             let Some(connection) = self.ready.pop_front() else { return };
             if let Some(socket) = self.parts.core.socket_mut(connection) {
                 socket.socket_mut().is_put_aside = false;
@@ -530,7 +535,10 @@ impl<A: Application, T: Transport> Shard<A, T> {
         match accepted {
             Ok(_) => self.count_admitted(i64::from(is_admitted)),
             Err(error) => {
-                tracing::warn!(%error, "a connection was dropped: the kernel takes no more descriptors into epoll");
+                if let Some(unsaid) = self.complaints.say(now.elapsed_ns) {
+                    let why = "the kernel takes no more descriptors into epoll";
+                    tracing::warn!(%error, unsaid, "a connection was dropped: {why}");
+                }
             }
         }
     }
@@ -664,8 +672,8 @@ impl<A: Application, T: Transport> Shard<A, T> {
                 Output::Ready(connection) => self.put_aside(connection),
                 Output::Plain { connection, request } => {
                     let handover = PlainHandover { shard: self.parts.shard, connection, request };
-                    if self.handed_over < PLAIN_REQUESTS_MAX && (self.parts.hand_over)(handover) {
-                        self.handed_over += 1;
+                    if self.handovers.have_room_for(request.path) && (self.parts.hand_over)(handover) {
+                        self.handovers.add(connection, request.path);
                     } else {
                         self.parts.core.handle(now, Input::Unanswered(connection));
                     }

@@ -9,10 +9,11 @@ use super::*;
 use crate::auth::key_ring::KeyRing;
 use crate::auth::keys::KeySet;
 use crate::auth::service::Service;
-use crate::config::Config;
+use crate::config::{Config, DefaultReach};
+use crate::metrics::RECEIVED_TYPES;
 use crate::protocol::frame::unmask;
 use crate::protocol::message::Parser;
-use crate::shard::core::Limits;
+use crate::shard::core::{Input, Limits};
 use crate::shard::fuzz::sessions_behind;
 use crate::shard::sessions::Sessions;
 use crate::shard::virtual_driver::VirtualDriver;
@@ -20,6 +21,23 @@ use crate::shard::virtual_driver::VirtualDriver;
 const SECRET: &[u8] = b"a secret of forty bytes, for tests only!";
 /// Where the virtual driver's clock begins, in seconds since 1970.
 const NOW_S: u64 = 1_795_582_739;
+
+/// A client's frame that holds `message`.
+fn frame(message: &Value) -> Vec<u8> {
+    let mut payload = message.to_string().into_bytes();
+    let mut frame = vec![0x81];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length => {
+            frame.push(0xfe);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[1, 2, 3, 4]);
+    unmask(&mut payload, [1, 2, 3, 4], 0);
+    frame.extend_from_slice(&payload);
+    frame
+}
 
 struct World {
     driver: VirtualDriver<Sessions>,
@@ -71,19 +89,7 @@ impl World {
     }
 
     fn say(&mut self, peer: usize, message: &Value) {
-        let mut payload = message.to_string().into_bytes();
-        let mut frame = vec![0x81];
-        match payload.len() {
-            length @ 0..=125 => frame.push(0x80 | length as u8),
-            length => {
-                frame.push(0xfe);
-                frame.extend_from_slice(&(length as u16).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(&[1, 2, 3, 4]);
-        unmask(&mut payload, [1, 2, 3, 4], 0);
-        frame.extend_from_slice(&payload);
-        self.driver.send(peer, &frame);
+        self.driver.send(peer, &frame(message));
     }
 
     fn auth(&mut self, peer: usize, token: &str) {
@@ -502,6 +508,40 @@ fn where_tokens_are_not_required_a_client_is_whom_it_says_and_a_bad_token_is_sti
 }
 
 #[test]
+fn who_leaves_the_token_out_sees_no_more_than_who_has_one_that_grants_nothing() {
+    let config = Config { auth_required: Some(false), default_reach: DefaultReach::None, ..Config::default() };
+    let mut world = World::with_tokens(&config);
+    let (peer, _) = world.answered("/?userId=eve", "", 101);
+    world.say(peer, &json!({"type": "WATCH", "payload": {"users": ["ana"]}}));
+    assert_eq!(world.heard(peer), ["CONNECT", "FORBIDDEN"]);
+    world.end();
+}
+
+#[test]
+fn whoever_takes_no_answers_is_held_to_its_time_all_the_same() {
+    let mut world = World::with_tokens(&silent_is_fine());
+    let (ana, _) = world.answered("/", &bearer(&token_of("ana", 10)), 101);
+    let mut world_of_nobody =
+        World::with_tokens(&Config { auth_message_timeout: Duration::from_secs(10), ..silent_is_fine() });
+    let (nobody, _) = world_of_nobody.answered("/?userId=ana", "", 101);
+    for (world, peer) in [(&mut world, ana), (&mut world_of_nobody, nobody)] {
+        world.driver.make_room(peer, 0);
+        let ping = [&[0x89, 0xfd, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+        for _ in 0..600 {
+            world.driver.send(peer, &ping);
+        }
+        for _ in 0..45 {
+            world.driver.pass(1_000);
+            world.driver.make_room(peer, 1);
+        }
+        assert!(world.driver.peers[peer].closed);
+        assert_eq!(world.metrics.connections_current.get(), 0);
+    }
+    world.end();
+    world_of_nobody.end();
+}
+
+#[test]
 fn without_authentication_nothing_is_kept_and_auth_is_unknown() {
     let config = Config::default();
     let mut world = World::new(&config, Authority::open(&config).unwrap());
@@ -551,6 +591,45 @@ fn metrics_are_not_served_on_this_port_when_they_are_not_public() {
     let peer = world.driver.connect(None);
     world.driver.send(peer, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(world.driver.handed_over.len(), 1);
+    world.end();
+}
+
+#[test]
+fn metrics_are_read_from_a_page_only_by_a_name_of_this_host() {
+    let mut world = World::with_tokens(&Config { allowed_hosts: vec!["chat.example".to_owned()], ..strict() });
+    let peer = world.driver.connect(None);
+    world.driver.send(peer, b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert!(world.answer(peer, 421).contains("This is not the host"));
+    assert_eq!(world.driver.handed_over.len(), 0);
+    for request in [
+        "GET /metrics HTTP/1.1\r\nHost: chat.example",
+        "GET /metrics HTTP/1.1\r\nHost: 10.0.0.1:3000",
+        "GET /metrics HTTP/1.0",
+        "GET /health/ready HTTP/1.1\r\nHost: evil.example",
+    ] {
+        let peer = world.driver.connect(None);
+        world.driver.send(peer, format!("{request}\r\n\r\n").as_bytes());
+        assert_eq!(std::mem::take(&mut world.driver.handed_over).len(), 1, "{request}");
+    }
+    world.end();
+}
+
+#[test]
+fn one_token_of_a_connection_is_verified_in_a_turn() {
+    let mut world = World::with_tokens(&strict());
+    let (peer, _) = world.answered("/", &bearer(&token_of("ana", 100)), 101);
+    let connection = world.driver.peers[peer].connection;
+    let auth = RECEIVED_TYPES.iter().position(|name| *name == "AUTH").unwrap();
+    let mut bytes = Vec::new();
+    for token in ["wrong", &token_of("ana", 100), "wrong"] {
+        bytes.extend(frame(&json!({"type": "AUTH", "id": 7, "payload": {"token": token}})));
+    }
+    world.driver.step(Input::Received { connection, bytes: &mut bytes });
+    for verified in 1..=3 {
+        assert_eq!(world.metrics.received[auth].get(), verified);
+        world.driver.step(Input::Resume(connection));
+    }
+    assert_eq!(world.heard(peer), ["CONNECT", "BAD_TOKEN", "ACK", "BAD_TOKEN"]);
     world.end();
 }
 
@@ -647,7 +726,7 @@ fn an_answer_that_comes_too_late_is_for_nobody() {
 fn a_stop_does_not_wait_for_the_service() {
     let (mut world, _questions) = with_service(&Config::default());
     let ana = world.ask("/?userId=ana", "");
-    world.driver.step(crate::shard::core::Input::Drain);
+    world.driver.step(Input::Drain);
     while world.driver.core.drain(world.driver.now, 16) {}
     world.driver.act();
     world.answer(ana, 503);
