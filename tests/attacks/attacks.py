@@ -15,6 +15,7 @@ import struct
 import time
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from clients import BINARY, CONTINUATION, PING, PONG, TEXT, frame, upgrade
@@ -22,6 +23,8 @@ from clients import BINARY, CONTINUATION, PING, PONG, TEXT, frame, upgrade
 HEARTBEAT = b'{"type":"HEARTBEAT"}'
 SECRET = "s" * 64
 AUDIENCE = "rollcall"
+# Beside the secret: what is signed with it costs a hundred times as much to verify.
+SIGNING_KEY = ec.generate_private_key(ec.SECP256R1())
 # What makes a frame is made once: the attacker is to be no slower than it must.
 HEARTBEAT_FRAME = frame(TEXT, HEARTBEAT)
 PING_FRAME = frame(PING, b"p" * 125)
@@ -146,9 +149,9 @@ async def never_reading(attacker):
     await attacker.each(50, life)
 
 
-async def flood(attacker, piece, connections, user):
+async def flood(attacker, piece, connections, user, numbered="-{}"):
     async def life(number):
-        reader, writer = await attacker.open_websocket(f"{user}-{number}")
+        reader, writer = await attacker.open_websocket(user + numbered.format(number))
         ending = asyncio.create_task(end(reader, writer))
         try:
             while not ending.done():
@@ -170,6 +173,20 @@ async def frame_flood(attacker):
 async def ping_flood(attacker):
     """Ten that send ten Pings of 125 bytes fifty times a second each."""
     await flood(attacker, PING_FRAME * 10, 10, "ping")
+
+
+async def auth_flood(attacker):
+    """Ten that send five tokens to verify fifty times a second each, all of them good."""
+    claims = {"exp": int(time.time()) + 3600, "aud": AUDIENCE}
+
+    def message(number):
+        token = jwt.encode(claims | {"sub": f"auth-{number}"}, SIGNING_KEY, algorithm="ES256")
+        return frame(TEXT, json.dumps({"type": "AUTH", "payload": {"token": token}}).encode())
+
+    messages = [message(number) for number in range(10)]
+    await asyncio.gather(
+        *(flood(attacker, message * 5, 1, f"auth-{number}", numbered="") for number, message in enumerate(messages))
+    )
 
 
 async def one_byte_fragments(attacker):
@@ -462,6 +479,7 @@ ATTACKS = {
     never_reading: (['rollcall_connections_dropped_total{reason="send_timeout"}'], 50),
     frame_flood: (closed(4429), 10),
     ping_flood: (closed(4429), 10),
+    auth_flood: (closed(4429), 10),
     one_byte_fragments: (closed(1008), 20),
     slow_message: (closed(1008), 100),
     compressed: (closed(1002), 20),
