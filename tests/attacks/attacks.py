@@ -176,7 +176,7 @@ async def ping_flood(attacker):
 
 
 async def auth_flood(attacker):
-    """Ten that send five tokens to verify fifty times a second each, all of them good."""
+    """Ten that send ten tokens to verify fifty times a second each, all of them good."""
     claims = {"exp": int(time.time()) + 3600, "aud": AUDIENCE}
 
     def message(number):
@@ -185,7 +185,7 @@ async def auth_flood(attacker):
 
     messages = [message(number) for number in range(10)]
     await asyncio.gather(
-        *(flood(attacker, message * 5, 1, f"auth-{number}", numbered="") for number, message in enumerate(messages))
+        *(flood(attacker, message * 10, 1, f"auth-{number}", numbered="") for number, message in enumerate(messages))
     )
 
 

@@ -248,8 +248,35 @@ def test_a_service_that_is_away_keeps_clients_out_or_lets_them_in():
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/"
         with Server("--auth-url", url) as server:
             refused(server, 503)
-        with Server("--auth-url", url, "--auth-failure", "open") as server, Client(server) as ana:
+        with Server("--auth-url", url, "--auth-failure", "open") as server:
+
+            def lets_in():
+                try:
+                    with Client(server) as ana:
+                        return ana.is_alive()
+                except InvalidStatus as refusal:
+                    assert refusal.response.status_code == 503, refusal.response
+                    return False
+
+            eventually(lets_in, True, "a client without anybody to ask")
+            assert any("answers nobody" in line for line in server.log)
+
+
+def test_a_failure_that_a_client_brings_about_opens_nothing():
+    with Operator() as operator, Server("--auth-url", operator.url("/check"), "--auth-failure", "open") as server:
+        # http.server takes a hundred headers and answers 431 for more.
+        many = {"additional_headers": {f"X-{number}": "y" for number in range(93)}}
+        for words in [cookie("broken"), many]:
+            refused(server, 503, "userId=bob", **words)
+        with Client(server, "userId=ana", **cookie("session=ana")) as ana:
             assert ana.is_alive()
+        assert {"/"} < {headers.get("X-Forwarded-Uri") for _, headers in operator.asked}, "no question of its own"
+
+
+def test_a_service_may_decide_by_the_user_whom_the_client_would_speak_for():
+    with Operator() as operator, Server("--auth-url", operator.url("/check")) as server:
+        refused(server, 401, "userId=ana%2F%C3%A9&a=b;userId=bob", additional_headers={"X-Rollcall-User-Id": "bob"})
+        assert operator.asked[-1][1].get_all("X-Rollcall-User-Id") == ["ana%2F%C3%A9"]
 
 
 def test_keys_from_one_url_are_fetched_and_waited_for():
@@ -287,6 +314,8 @@ def test_origins_hosts_and_public_metrics():
         with Raw(server.address) as raw:
             raw.send(upgrade(Host="evil.example"))
             assert raw.response()[0] == 421
+        assert server.request("/metrics", headers={"Host": "evil.example"})[0] == 421
+        assert server.request("/health", headers={"Host": "evil.example"})[0] == 200
         assert server.request("/metrics", control=False)[0] == 404
         assert server.request("/health", control=False)[0] == 200
 

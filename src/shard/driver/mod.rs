@@ -49,6 +49,8 @@ const HANDSHAKES_WAITING_MAX: usize = 1024;
 mod until {
     /// Mail of other shards, which may be a thousand questions.
     pub const MAIL_NS: u64 = 1_000_000;
+    /// Connections that have more to say than their share of a turn: all others wait behind them.
+    pub const READY_NS: u64 = 500_000;
     /// What poll told of.
     pub const EVENTS_NS: u64 = 2_000_000;
     /// Handshakes of TLS and new connections.
@@ -383,7 +385,7 @@ impl<A: Application, T: Transport> Shard<A, T> {
     fn serve_ready(&mut self, now: Now) {
         for count in 0..self.ready.len() {
             // Each has much to say, which may be signatures to verify; who is left is first in a later turn.
-            if count > 0 && self.has_lasted(now, until::EVENTS_NS) {
+            if count > 0 && self.has_lasted(now, until::READY_NS) {
                 return;
             }
             let Some(connection) = self.ready.pop_front() else { return };
