@@ -59,7 +59,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// - those that ask for another status, or for a part of the answer (§13, §14);
 /// - those by which frameworks take a request for one to another path or by another method, and CGI programs take a
 ///   proxy of the client's choice (CVE-2016-5385).
-const NOT_PASSED_ON: [&str; 32] = [
+const NOT_PASSED_ON: [&str; 31] = [
     "accept",
     "accept-encoding",
     "connection",
@@ -86,7 +86,6 @@ const NOT_PASSED_ON: [&str; 32] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-original-url",
     "x-real-ip",
     "x-rewrite-url",
     "sec-websocket-key",
@@ -106,7 +105,8 @@ impl Question {
             let name = name.to_ascii_lowercase();
             // To CGI and all that descends from it, `X_Forwarded_Uri` is `X-Forwarded-Uri`.
             let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            let is_ours = name.starts_with("x-forwarded-") || name.starts_with("x-rollcall-");
+            // So servers tell services of requests; X-Original-URI is nginx's custom.
+            let is_ours = ["x-forwarded-", "x-original-", "x-rollcall-"].iter().any(|ours| name.starts_with(ours));
             is_plain && !is_ours && !NOT_PASSED_ON.contains(&name.as_str())
         });
         let mut headers: Vec<_> = passed_on.map(|(name, value)| (Box::from(name), Box::from(value))).collect();

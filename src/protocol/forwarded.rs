@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use super::address::is_in;
 use super::handshake::Upgrade;
 
-/// `Forwarded` and `X-Forwarded-For` name different clients: one of them is not the proxy's word. Or a quote in
-/// `Forwarded` is not closed: by it a client would have what the proxy adds taken for a part of what it sent itself.
+/// `Forwarded` and `X-Forwarded-For` name different clients: one of them is not the proxy's word. Or quotes in
+/// `Forwarded` are not where they belong: by one left open a client would have what the proxy adds taken for a part of
+/// what it sent itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contradiction;
 
@@ -24,7 +25,7 @@ pub fn client(upgrade: &Upgrade<'_>, trusted: &[IpNet]) -> Result<Option<IpAddr>
     let (mut standard, mut customary) = (None, None);
     for value in upgrade.header("forwarded") {
         let client = standard.get_or_insert(Client::default());
-        if Quotes::after(value).are_open {
+        if !has_sound_quotes(value) {
             return Err(Contradiction);
         }
         elements(value).for_each(|element| client.pass(named_for(element), trusted));
@@ -71,13 +72,23 @@ struct Quotes {
     is_escaped: bool,
 }
 
-impl Quotes {
-    fn after(value: &[u8]) -> Self {
-        let mut quotes = Self::default();
-        value.iter().for_each(|&byte| quotes.pass(byte));
-        quotes
-    }
+/// Whether quotes are where RFC 7239 §4 has them: around the whole of a value, blanks aside. If a client left one open,
+/// that with which the proxy begins a value would end it, and what follows would stand outside.
+fn has_sound_quotes(value: &[u8]) -> bool {
+    let mut quotes = Quotes::default();
+    let are_in_place = value.iter().enumerate().all(|(place, &byte)| {
+        let were_open = quotes.are_open;
+        quotes.pass(byte);
+        match (were_open, quotes.are_open) {
+            (false, true) => value[..place].trim_ascii_end().ends_with(b"="),
+            (true, false) => matches!(value.get(place + 1), None | Some(b',' | b';' | b' ' | b'\t')),
+            _ => true,
+        }
+    });
+    are_in_place && !quotes.are_open
+}
 
+impl Quotes {
     fn pass(&mut self, byte: u8) {
         if byte == b'"' && !self.is_escaped {
             self.are_open = !self.are_open;
@@ -184,7 +195,13 @@ mod tests {
     #[test]
     fn a_quote_that_the_client_leaves_open_does_not_swallow_what_the_proxy_adds() {
         for sent in ["for=192.0.2.6;host=\"x", "for=192.0.2.6;\"", "for=192.0.2.6;host=\"\\", "for=\"192.0.2.6", "\""] {
-            for added in ["for=192.0.2.1", "for=\"[2001:db8::1]:4711\""] {
+            for added in [
+                "for=192.0.2.1",
+                "for=\"[2001:db8::1]:4711\"",
+                // The client's own Host, by a proxy that does not escape it, and by one that does.
+                "for=192.0.2.1;host=\"a\"b\"",
+                "for=\"192.0.2.1\";host=\"a\\\"b\"",
+            ] {
                 let lines = format!("Forwarded: {sent}, {added}");
                 assert_eq!(told(&[&lines]), Err(Contradiction), "{lines}");
             }

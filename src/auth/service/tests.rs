@@ -272,7 +272,7 @@ fn the_service_is_told_what_the_client_said_and_nothing_that_the_client_made_up_
     let headers = "Cookie: session=1\r\nAuthorization: Bearer abc\r\nX-Forwarded-Host: evil\r\nx-real-ip: 10.0.0.1\r\n\
         X-forwarded-user: root\r\nForwarded: for=evil\r\nTE: trailers\r\nOrigin: https://app.example\r\n\
         X_Forwarded_User: root\r\nIf-None-Match: \"evil\"\r\nRange: bytes=0-0\r\nX-Rollcall-User-Id: evil\r\n\
-        X-Original-URL: /evil\r\nProxy: evil\r\nX-HTTP-Method-Override: EVIL\r\n\
+        X-Original-URL: /evil\r\nX-Original-URI: /evil\r\nProxy: evil\r\nX-HTTP-Method-Override: EVIL\r\n\
         Sec-WebSocket-Protocol: rollcall.v1\r\n";
     assert!(ask(&service, question(headers)).verdict.is_ok());
     let head = operator.asked.recv_timeout(PATIENCE).unwrap().to_lowercase();
