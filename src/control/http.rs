@@ -8,6 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::access::ControlAccess;
+use crate::protocol::handshake::path_after_authority;
 use crate::protocol::plain::{Method, PlainPath, PlainRequest};
 use crate::protocol::timestamp::Timestamp;
 
@@ -294,8 +295,7 @@ fn origin_form(target: &str) -> Option<&str> {
     }
     let (scheme, rest) = target.split_once("://")?;
     let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let end = rest.find(['/', '?']).filter(|&end| is_http && end > 0)?;
-    Some(&rest[end..]).filter(|path| path.starts_with('/'))
+    path_after_authority(rest).filter(|_| is_http)
 }
 
 struct Headers<'h, 'b>(&'h [httparse::Header<'b>]);

@@ -227,8 +227,7 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 
 /// The target without scheme and authority, which a request through a proxy may have (RFC 9112 §3.2.2).
 ///
-/// `None` where others could find another query in it: a fragment is no part of a target, and no slash behind a `?`
-/// begins a path.
+/// `None` where others could find another query in it; a fragment is no part of a target.
 fn origin_form(target: &str) -> Option<&str> {
     if target.contains('#') {
         return None;
@@ -237,6 +236,12 @@ fn origin_form(target: &str) -> Option<&str> {
         return Some(target);
     }
     let rest = target.strip_prefix("http://").or_else(|| target.strip_prefix("ws://"))?;
+    path_after_authority(rest)
+}
+
+/// The path and query at the end of `rest`, an authority and what follows it; `None` where either is missing: a query
+/// right behind the authority, in which a slash would not begin a path, is not taken for one.
+pub fn path_after_authority(rest: &str) -> Option<&str> {
     let end = rest.find(['/', '?']).filter(|&end| end > 0)?;
     Some(&rest[end..]).filter(|path| path.starts_with('/'))
 }

@@ -149,9 +149,9 @@ async def never_reading(attacker):
     await attacker.each(50, life)
 
 
-async def flood(attacker, piece, connections, user, numbered="-{}"):
+async def flood(attacker, piece, connections, user):
     async def life(number):
-        reader, writer = await attacker.open_websocket(user + numbered.format(number))
+        reader, writer = await attacker.open_websocket(f"{user}-{number}")
         ending = asyncio.create_task(end(reader, writer))
         try:
             while not ending.done():
@@ -180,12 +180,13 @@ async def auth_flood(attacker):
     claims = {"exp": int(time.time()) + 3600, "aud": AUDIENCE}
 
     def message(number):
-        token = jwt.encode(claims | {"sub": f"auth-{number}"}, SIGNING_KEY, algorithm="ES256")
+        token = jwt.encode(claims | {"sub": f"auth-{number}-0"}, SIGNING_KEY, algorithm="ES256")
         return frame(TEXT, json.dumps({"type": "AUTH", "payload": {"token": token}}).encode())
 
     messages = [message(number) for number in range(10)]
+    # Each is a user's own, so that each user is a flood of one connection.
     await asyncio.gather(
-        *(flood(attacker, message * 10, 1, f"auth-{number}", numbered="") for number, message in enumerate(messages))
+        *(flood(attacker, message * 10, 1, f"auth-{number}") for number, message in enumerate(messages))
     )
 
 

@@ -53,6 +53,16 @@ def refused(server, status, query="userId=ana", **options):
     raise AssertionError("let in")
 
 
+def lets_in(server, until_then, query="userId=ana", **options):
+    """Whether a client is let in; one that is not is refused with the status `until_then`."""
+    try:
+        with Client(server, query, **options) as ana:
+            return ana.is_alive()
+    except InvalidStatus as refusal:
+        assert refusal.response.status_code == until_then, refusal.response
+        return False
+
+
 def public(key):
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
@@ -249,16 +259,7 @@ def test_a_service_that_is_away_keeps_clients_out_or_lets_them_in():
         with Server("--auth-url", url) as server:
             refused(server, 503)
         with Server("--auth-url", url, "--auth-failure", "open") as server:
-
-            def lets_in():
-                try:
-                    with Client(server) as ana:
-                        return ana.is_alive()
-                except InvalidStatus as refusal:
-                    assert refusal.response.status_code == 503, refusal.response
-                    return False
-
-            eventually(lets_in, True, "a client without anybody to ask")
+            eventually(lambda: lets_in(server, 503), True, "a client without anybody to ask")
             assert any("answers nobody" in line for line in server.log)
 
 
@@ -283,22 +284,13 @@ def test_keys_from_one_url_are_fetched_and_waited_for():
     key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     with Operator(jwks(one=key)) as operator, Server("--jwt-jwks", operator.url("/jwks")) as server:
         good = bearer(token(key, "ES256", headers={"kid": "one"}))
-
-        def lets_in(words, until_then):
-            try:
-                with Client(server, "", **words) as ana:
-                    return ana.is_alive()
-            except InvalidStatus as refusal:
-                assert refusal.response.status_code == until_then, refusal.response
-                return False
-
-        eventually(lambda: lets_in(good, 503), True, "the first key set")
+        eventually(lambda: lets_in(server, 503, "", **good), True, "the first key set")
         second = bearer(token(other, "ES256", headers={"kid": "two"}))
         assert "not known" in refused(server, 401, "", **second)
         operator.set = jwks(one=key, two=other)
         server.process.send_signal(signal.SIGHUP)
         # The keys are asked for, and some moments later they hold.
-        eventually(lambda: lets_in(second, 401), True, "a second fetch")
+        eventually(lambda: lets_in(server, 401, "", **second), True, "a second fetch")
         assert len(operator.asked) > 1
 
 

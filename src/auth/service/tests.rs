@@ -14,6 +14,9 @@ use crate::protocol::handshake::{Request, parse};
 /// Generous: no test waits for it unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const OOPS: &str = "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n";
+const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+
 /// A server that keeps what it was asked.
 struct Operator {
     url: String,
@@ -134,7 +137,7 @@ fn a_client_is_let_in_with_the_claims_that_the_service_answers() {
 #[test]
 fn a_client_is_kept_out_when_the_service_says_so() {
     let denied = Some((Denial::Denied, Outcome::Denied));
-    assert_eq!(denial("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"), denied);
+    assert_eq!(denial(UNAUTHORIZED), denied);
     assert_eq!(denial("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), denied);
     assert_eq!(denial("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"allow\":false}"), denied);
     let expired = Some((Denial::Expired, Outcome::Denied));
@@ -144,7 +147,7 @@ fn a_client_is_kept_out_when_the_service_says_so() {
 #[test]
 fn what_is_no_answer_is_a_failure_and_keeps_clients_out_unless_told_otherwise() {
     for answer in [
-        "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+        OOPS,
         "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
@@ -157,9 +160,6 @@ fn what_is_no_answer_is_a_failure_and_keeps_clients_out_unless_told_otherwise() 
         assert_eq!((answer.verdict.unwrap_err(), answer.outcome), (Denial::Unavailable, Outcome::Failed));
     }
 }
-
-const OOPS: &str = "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n";
-const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
 
 /// Whether a request is a client's, not the health check's.
 fn is_of_a_client(head: &str) -> bool {
